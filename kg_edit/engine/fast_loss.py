@@ -242,10 +242,10 @@ class FastLoss:
 
     def _make_passes(self) -> None:
         """Divide the rows into passes within the limit, and run each without a change."""
-        head = self._model.model.get_output_embeddings().weight.device
+        logits_device = self._model.model.get_output_embeddings().weight.device
         for rows in group_into_passes(self._rows, self._limit):
             forward = self._forward(self._model, self._layer, [row.prompt for row in rows])
-            self._passes.append(Pass(rows, forward, self._edits, head=head))
+            self._passes.append(Pass(rows, forward, self._edits, logits_device=logits_device))
 
     def parts(self, change: Tensor) -> list[Tensor]:
         """Return L_p, L_a and L_further, [edits] each, under ``change`` [edits, d]; differentiable in it.
@@ -347,19 +347,19 @@ def _zeros(change: Tensor) -> dict[Part, Tensor]:
 class Pass:
     """Rows that run in one forward pass; the caller has ordered them by kind, so their reads stand together by kind.
 
-    ``edits`` is the number of edits of the whole objective, ``head`` the device of the logits.
+    ``edits`` is the number of edits of the whole loss, of which this pass may have only some.
     """
 
-    def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int, head: torch.device) -> None:
+    def __init__(self, rows: Sequence[TargetRow], forward: Forward, edits: int, logits_device: torch.device) -> None:
         self.rows = rows
         self.forward = forward
         self._edits = edits
-        self._head = head
+        self._logits_device = logits_device
         self._edit_of_row = torch.tensor([row.edit for row in rows], device=forward.values.device)
         clean = None
         if any(row.part == "kl" for row in rows):
             with torch.no_grad():  # L_a compares with the distribution without the change
-                clean = forward.logits()
+                clean = forward.logits()  # [reads, vocabulary], of all rows of the pass
         self._groups = list[RowsOfKind]()  # the rows of each kind
         self._sizes = list[int]()  # the number of reads of each kind, into which logits [reads, vocabulary] split
         # `group_into_passes` has ordered the rows by kind. So the reads of a kind are logits[start : start + size].
@@ -371,7 +371,7 @@ class Pass:
             kind_clean = None
             if part == "kl" and clean is not None:
                 kind_clean = clean[start : start + size]
-            self._groups.append(RowsOfKind(same_kind, kind_clean, head))
+            self._groups.append(RowsOfKind(same_kind, kind_clean, logits_device))
             self._sizes.append(size)
 
     def logits(self, change: Tensor) -> Tensor:
@@ -381,16 +381,17 @@ class Pass:
     def losses(self, logits: Tensor) -> list[tuple[Part, Tensor]]:
         """Return, for each kind of rows, (part of the loss, loss [edits]) with these ``logits``."""
         losses = []
-        for group, own in zip(self._groups, logits.split(self._sizes), strict=True):
-            losses.append((group.part, group.sum_by_edit(group.loss(own), self._edits)))
+        for group, group_logits in zip(self._groups, logits.split(self._sizes), strict=True):
+            loss = group.sum_by_edit(group.loss(group_logits), self._edits)
+            losses.append((group.part, loss))
         return losses
 
     def count_missed(self, logits: Tensor, margin: Tensor) -> list[Tensor]:
         """Count the target tokens in each edit's rewrites that are not the likeliest by ``margin``, [edits] by kind."""
         counts = []
-        for group, own in zip(self._groups, logits.split(self._sizes), strict=True):
+        for group, group_logits in zip(self._groups, logits.split(self._sizes), strict=True):
             if group.part == "nll":
-                counts.append(group.sum_by_edit(group.find_missed(own, margin), self._edits))
+                counts.append(group.sum_by_edit(group.find_missed(group_logits, margin), self._edits))
         return counts
 
     def without(self, finished: set[int]) -> Pass | None:
@@ -404,22 +405,22 @@ class Pass:
         if 2 * len(remaining) > len(self.rows):
             return self
         rows = [self.rows[index] for index in remaining]
-        return Pass(rows, self.forward.subset(remaining), self._edits, self._head)
+        return Pass(rows, self.forward.subset(remaining), self._edits, self._logits_device)
 
 
 class RowsOfKind:
     """The rows of one kind in a pass, and their formula: of L_a, of soft targets, or of the prompts' own targets.
 
-    ``clean`` [reads, vocabulary] are the logits without the change, for L_a. ``head`` is the device of the logits.
+    ``clean`` [reads, vocabulary] are the logits without the change, for rows of L_a; None for other rows.
     """
 
-    def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, head: torch.device) -> None:
+    def __init__(self, rows: Sequence[TargetRow], clean: Tensor | None, logits_device: torch.device) -> None:
         self.part = rows[0].part
         sizes = torch.tensor([row.read_count for row in rows])
-        self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes).to(head)
+        self._edit_of_read = torch.tensor([row.edit for row in rows]).repeat_interleave(sizes).to(logits_device)
         # A row counts with the mean over its target tokens, times its weight.
         weights = torch.tensor([row.weight for row in rows]) / sizes
-        self._weights = weights.repeat_interleave(sizes).to(head)
+        self._weights = weights.repeat_interleave(sizes).to(logits_device)
         # These decide the formula of `loss`: that of L_a if ``_clean_log_p`` is there, that of soft targets if
         # ``_soft`` is there, else that of the prompts' own targets.
         self._clean_log_p: Tensor | None = None  # [reads, vocabulary]
@@ -428,12 +429,12 @@ class RowsOfKind:
         target_ids = list[int]()  # read only where the prompts' own targets count
         for row in rows:
             target_ids += row.prompt.target_ids
-        self._targets = torch.tensor(target_ids, device=head)
+        self._targets = torch.tensor(target_ids, device=logits_device)
         self._soft: tuple[Tensor, Tensor] | None = None  # tokens and probabilities, [reads, k] both
         soft_targets = [row.soft_target for row in rows if row.soft_target]
         if soft_targets:
-            tokens = torch.cat([tokens.to(head) for tokens, _ in soft_targets])
-            probabilities = torch.cat([probabilities.to(head) for _, probabilities in soft_targets])
+            tokens = torch.cat([tokens.to(logits_device) for tokens, _ in soft_targets])
+            probabilities = torch.cat([probabilities.to(logits_device) for _, probabilities in soft_targets])
             self._soft = tokens, probabilities
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ class Objective:
     def with_penalty(self, penalty: Penalty, states: Tensor) -> Objective:
         """Return the same loss with ``penalty(delta, states)``, where ``states`` are [edits, d].
 
-        A method uses it for a penalty that depends on what this loss has read, or on other states than m. Both losses
+        A method uses it for a penalty that needs this loss's `value` or keys, or other states than m. Both losses
         share one engine, so `drop` on one of them drops the edits of both.
         """
         loss = copy(self)
@@ -254,9 +254,10 @@ class Objective:
             parts, gradient = self._fast.gradient(change, margin=margin)
         else:
             parts, gradient = self._plain_gradient(change, margin)
+        # The parts and their gradient are without the penalty, which is added here.
         leaf = change.detach().requires_grad_()
         penalty = self._penalty_of(leaf)
-        if penalty.requires_grad:
+        if penalty.requires_grad:  # without a penalty, it is a constant 0
             gradient = gradient + torch.autograd.grad(penalty, leaf, torch.ones_like(penalty))[0]
         return self._add_up(parts, penalty.detach()), gradient
 
@@ -402,6 +403,8 @@ def _count_missed(prompt: Prompt, log_p: Tensor, margin: float) -> Tensor:
 class PlainForward:
     """Runs prompts through the whole model, with a change at the subject's last token in block ``layer``.
 
+    A prompt may name another token for the change (`Prompt.edited_at`). Then "the subject's last token" means that one.
+
     Attributes:
         keys: the input of the down-projection at that token, in the model without the change, [prompts, d_ff].
         values: its output there, [prompts, d].
@@ -421,8 +424,9 @@ class PlainForward:
             pad = length - len(prompt.ids)
             subjects.append((row, pad + prompt.edited_at))
             reads += [(row, pad + position) for position in _find_reads(prompt)]
-        self._subjects = tuple(torch.tensor(subjects, device=model.device).unbind(1))
-        self._reads = tuple(torch.tensor(reads, device=model.device).unbind(1))
+        # Both become a pair of index tensors (rows, positions), as in logits[rows, positions].
+        self._subjects = tuple(torch.tensor(subjects, device=model.device).unbind(1))  # [prompts] each
+        self._reads = tuple(torch.tensor(reads, device=model.device).unbind(1))  # [reads] each
 
         with torch.no_grad(), record_last_call(self._module) as call:
             self._forward()
