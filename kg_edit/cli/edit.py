@@ -298,7 +298,10 @@ def confirm_many(method_plan: MethodPlan, edits: int, model: str, dtype: str, de
 
 
 def _describe_peaks(needs: Estimate) -> list[str]:
-    """Return for each kind of memory that is needed how much at the peak, and whether that is more than is free."""
+    """Describe the need of each kind of memory: how much at the peak, and whether that is more than is free.
+
+    Such as "5.2 GB of main memory at the peak, more than the 3.1 GB free".
+    """
     from kg_edit.planning.job import MEMORIES
 
     peaks = []

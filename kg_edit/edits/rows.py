@@ -400,7 +400,7 @@ def _fill_template(template: RelationTemplate, fields: Row, language: str) -> Fi
 
 def _refuse_misspelt(relation: str, templates: RelationTemplates) -> None:
     """Refuse a relation without a template whose name is almost that of one with a template."""
-    near = templates.near(relation)
+    near = templates.find_near(relation)
     if near:
         message = (
             f"there is no template for {relation!r}, did you mean {near!r}? If not, give the row a prompt, or give "

@@ -82,7 +82,7 @@ class RelationTemplates:
             table = dict[str, RelationTemplate]()
             for forms in forms_of(language).values():
                 row = RelationTemplate(forms.property_id, forms.noun, forms.template, language, forms.paraphrase)
-                table |= dict.fromkeys(row.names, row)
+                table |= dict.fromkeys(row.names, row)  # under its id, and under its noun
             tables[language] = table
         return tables
 
@@ -109,7 +109,7 @@ class RelationTemplates:
             return self.english_by_name
         return {**self.packaged_by_language.get(language, {}), **self.own_by_language.get(language, {})}
 
-    def near(self, relation: str) -> str | None:
+    def find_near(self, relation: str) -> str | None:
         """Return the English label that is almost equal to `relation`, which is then probably misspelt; else None."""
         labels = {row.label.casefold(): row.label for row in self.english_by_name.values()}
         matches = get_close_matches(relation.strip().casefold(), labels, n=1, cutoff=_NEAR)

@@ -146,7 +146,7 @@ class PrivateGraph:
         subject = self._find_node(edit.subject_id, edit.subject) or _SUBJECT
         subgraph = nx.MultiDiGraph(**self.provenance())
         subgraph.add_node(subject, label=edit.subject, role="subject", hop=0)
-        if target != subject:  # as in "The album {} is by", of Weezer by Weezer
+        if target != subject:  # they are one node in "The album Weezer is by Weezer"
             subgraph.add_node(target, label=self._labels[target], role="target_new", hop=1)
         subgraph.add_edge(subject, target, key="edit", label=edit.relation_text, role="edit")
         nodes = [target]  # those that were reached at the last hop

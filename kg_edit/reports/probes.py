@@ -38,7 +38,7 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
         edit: the edit, with its paraphrases, portability questions and neighborhood prompts.
         chat: whether to ask in chat form or in plain text; None: in the form in which the edit is made.
     """
-    is_in_both_forms = chat is None and len(edit.forms) > 1
+    asks_in_both_forms = chat is None and len(edit.forms) > 1
     if chat is None:
         chat = edit.asks_in_chat  # false for an edit in both forms
     if chat:
@@ -48,7 +48,7 @@ def probes(model: LanguageModel | None, edit: Edit, *, chat: bool | None = None)
     if model is not None:
         readable = readable_edit(model, edit)
     rewrite, *others = _plain_probes(edit, readable.text, readable.paraphrases)
-    if is_in_both_forms:
+    if asks_in_both_forms:
         rewrite_in_chat = _probes_in_chat(edit)[0]
         return (rewrite, rewrite_in_chat, *others)
     return (rewrite, *others)
@@ -68,10 +68,10 @@ def _plain_probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[R
     new = edit.target_new
     old = edit.target_true
     is_paragraph = edit.target_text is not None
-    rewrite = _statement("rewrite", prompt, wanted=new, unwanted=old, several_lines=is_paragraph)
+    rewrite = _statement_probe("rewrite", prompt, wanted=new, unwanted=old, several_lines=is_paragraph)
     edit_probes = [rewrite]
     for paraphrase in paraphrases:
-        probe = _statement("paraphrase", paraphrase, wanted=new, unwanted=old, several_lines=is_paragraph)
+        probe = _statement_probe("paraphrase", paraphrase, wanted=new, unwanted=old, several_lines=is_paragraph)
         edit_probes.append(probe)
     for question in edit.portability:
         query = query_of(question, language=edit.language)
@@ -89,7 +89,7 @@ def _plain_probes(edit: Edit, prompt: str, paraphrases: Sequence[str]) -> list[R
     # in `locality_probes`.
     if old:
         for neighbour in edit.neighborhood:
-            edit_probes.append(_statement("locality", neighbour, wanted=old, unwanted=new))
+            edit_probes.append(_statement_probe("locality", neighbour, wanted=old, unwanted=new))
     return [probe.model_copy(update={"language": edit.language}) for probe in edit_probes]
 
 
@@ -105,13 +105,13 @@ def locality_probes(edit: Edit, *, chat: bool | None = None) -> tuple[ReportProb
     locality = []
     for prompt in edit.locality:
         if prompt.answer:
-            probe = _statement("locality", prompt.prompt, wanted=prompt.answer, unwanted=None)
+            probe = _statement_probe("locality", prompt.prompt, wanted=prompt.answer, unwanted=None)
             further = {"aliases": prompt.names, "chat": chat, "language": edit.language}
             locality.append(probe.model_copy(update=further))
     return tuple(locality)
 
 
-def _statement(
+def _statement_probe(
     kind: ProbeKind, prompt: str, *, wanted: str, unwanted: str | None, several_lines: bool = False
 ) -> ReportProbe:
     """Return the probe of a prompt that the ``wanted`` text should continue."""

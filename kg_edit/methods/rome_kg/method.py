@@ -151,7 +151,7 @@ class RomeKgConfig(FurtherFactsConfig, RomeConfig):
 class RomeKg(FurtherFactsMethod, Rome):
     """The edit itself, then the subgraph's facts as further ROME edits, each on the model with the earlier ones.
 
-    A record's field ``requests`` lists the records of the further facts.
+    In the patch, the record of an edit has a field ``requests``, in which `gather` puts the records of its facts.
     """
 
     entry = method_entry("rome-kg")
@@ -189,7 +189,7 @@ class RomeKg(FurtherFactsMethod, Rome):
         return EditingMethod.make_each(self, edits, before=before)  # ROME's has one descent for all edits
 
     def check(self, edits: Sequence[Edit]) -> None:
-        """Encode the prompts of every edit and of its facts."""
+        """Warn of what can't be said in the edits' languages; encode the prompts of every edit and of its facts."""
         self.warn_of_words(edits)
         for edit in edits:
             with annotate_errors(edit):
