@@ -59,8 +59,11 @@ def plan(
     if covariance:
         open_corpus(covariance.corpus)  # a text that can't be read is an error here too
     machine = this_machine(device)
-    kind = pick_dtype(dtype, machine.device)
-    quantised = dtype if dtype in QUANTISED else ""
+    # ``--dtype nf4`` stores the weights in nf4, and computes in another dtype.
+    compute_dtype = pick_dtype(dtype, machine.device)
+    quantised = ""
+    if dtype in QUANTISED:
+        quantised = dtype
     with doing(f"estimating {model}"):
         shape = shape_of(model)
         needs = estimate(
@@ -69,12 +72,12 @@ def plan(
             shape,
             machine,
             edits=edits,
-            dtype=kind,
+            dtype=compute_dtype,
             limit=memory,
             quantised=quantised,
         )
 
-    dtype_name = quantised or str(kind).removeprefix("torch.")
+    dtype_name = quantised or str(compute_dtype).removeprefix("torch.")
     _print_line(
         f"{method} on {shape.name}: {shape.family}, {shape.parameters / 1e9:.2f} B parameters, {shape.layers} blocks, "
         f"d {shape.width}, d_ff {shape.inner}; {dtype_name} on {machine.device}; "
