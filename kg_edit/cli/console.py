@@ -46,7 +46,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def quiet(*others: str) -> Iterator[None]:
-    """Within the block, show only what the two packages and the loggers ``others`` log.
+    """Within the block, show only what the packages of kg-edit and the loggers ``others`` log.
 
     Two changes last beyond the block, as long as the process: a character that stdout or stderr can't show becomes a
     question mark, and the hub shows no progress bars unless ``HF_HUB_DISABLE_PROGRESS_BARS`` says otherwise.
@@ -57,7 +57,7 @@ def quiet(*others: str) -> Iterator[None]:
         if reconfigure is not None:
             reconfigure(errors="replace")
     with warnings.catch_warnings(), ExitStack() as shown:
-        for name in ("kg_edit", "wikidata_cache", *others):
+        for name in ("kg_edit", "wikidata_cache", "kg_common", *others):
             shown.enter_context(_remarks(name))
         warnings.simplefilter("ignore")
         yield
@@ -68,7 +68,7 @@ def friendly(*others: str) -> Iterator[None]:
     """End a script with one message and exit code 2 on an error that a user can mend, or 130 on Ctrl-C.
 
     Args:
-        others: names of loggers whose remarks are shown besides those of the two packages.
+        others: names of loggers whose remarks are shown besides those of the packages.
     """
     with quiet(*others):
         try:

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console
 
+from kg_common import progress
 from kg_edit import __version__
 from kg_edit.cli import catalogue
 from kg_edit.cli.app import app
-from kg_edit.cli.console import friendly
+from kg_edit.cli.console import friendly, quiet
 from kg_edit.cli.plan import plan
 from kg_edit.methods import method_names
 from tests.everyday import keep_first
@@ -269,3 +271,13 @@ def test_interrupted_script_says_what_is_saved(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit, match="130"), friendly("studies"):
         raise stopped
     assert capsys.readouterr().err == "kg-edit: stopped\n  the edits made before are saved\n"
+
+
+def test_log_file_of_a_command_has_a_line_on_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_S", 0.02)
+    with quiet():
+        for _ in progress.Bar(range(2), title="rome", unit="edit"):
+            time.sleep(0.1)
+    assert "rome: 1 of 2 edits, " in capsys.readouterr().err
