@@ -248,8 +248,16 @@ def _verdict(entries: Sequence[_Entry], verdict: Verdict) -> str:
 
 
 def _tiles(rows: Sequence[ReportRow], differences: Sequence[PromptDifference]) -> str:
-    """Return the counts of prompts that are right or unchanged, as items of a list."""
-    tiles = [f"<li><b>{count}</b><span>{name} right</span></li>" for name, count in count_rows(rows).items()]
+    """Return the counts of prompts that are right or unchanged, as items of a list.
+
+    Where the prompts have another object to compare with, right says which object is likelier, and not which one is
+    generated; the verdict above the tiles counts what is generated.
+    """
+    compared = {COUNTED[row.probe.kind] for row in rows if row.probe.kind in COUNTED and row.probe.unwanted}
+    tiles = []
+    for name, count in count_rows(rows).items():
+        words = "right object likelier" if name in compared else "right"
+        tiles.append(f"<li><b>{count}</b><span>{name}: {words}</span></li>")
     unchanged = count_unchanged(differences).values()
     if unchanged:
         kept = sum(count.edited for count in unchanged)

@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from kg_edit.engine.prefix_cache import Prefix, mask_decides
 from kg_edit.engine.prefix_store import KnowsStarts, PrefixStore
-from kg_edit.errors import ModelError, PromptError, describe
+from kg_edit.errors import ConfigError, ModelError, PromptError, describe
 from kg_edit.models.chat import Message, render
 from kg_edit.models.language_model import LanguageModel, as_model
 from kg_edit.models.prompts import Prompt
@@ -121,13 +121,16 @@ def ask(
 
     Raises:
         PromptError: the prompt is empty, or is not one text.
-        ModelError: the prompt and the answer do not fit into the model's positions.
+        ConfigError: fewer than one token is asked for.
+        ModelError: the prompt and the answer do not fit into the model's positions, if its config gives their number.
         ChatTemplateError: ``chat`` is set, and the tokenizer has no chat template.
     """
     if not isinstance(prompt, str) or not prompt.strip():
         raise PromptError(f"found {describe(prompt)}; expected one text to continue; ask once for each of several")
     if max_new_tokens is not None:
         tokens = max_new_tokens
+    if tokens < 1:
+        raise ConfigError(f"found tokens={tokens}; give at least 1")
     model = as_model(model)
     if chat:
         text = reply_in_chat(model, [{"role": "user", "content": prompt}], tokens=tokens).text

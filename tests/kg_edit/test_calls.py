@@ -115,6 +115,7 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         "expected an Edit, a list of edits",
     ),
     "something else": (lambda _: rome().edit(7), "found the number 7; expected an Edit, a list of edits, or the path"),
+    "an answer of no tokens": (lambda _: ask(tiny("llama"), "Google", tokens=0), "found tokens=0; give at least 1"),
     "no edits": (lambda _: rome().edit([]), "found no edits; expected an Edit, a list of edits, or the path"),
     "no edits, each alone": (lambda _: rome().edit_each(iter(())), "found no edits; expected"),
     "no edits to compare": (lambda _: before_and_after(tiny("llama"), rome().empty_patch(), []), "found no edits"),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from kg_edit.patches.entries import Entry
 
 _NAMED = 5  # edits that a message names, at most
+_FAILED = "failed.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def check(
         print_json({"edits": edits, "contradictions": [str(rival) for rival in rivals]})
     else:
         _show(checked, kinds, rivals, url=server)
-        _say_another_method(ledger, [edit.entry.name for edit in checked if edit.failures()], file=failed_to)
+        _say_another_method(ledger, [edit for edit in checked if edit.failures()], file=failed_to)
     if rivals or failed:
         raise typer.Exit(1)
 
@@ -175,23 +176,28 @@ def _write_failed(file: Path, failed: Sequence[CheckedEdit]) -> None:
     typer.echo(f"{file}: {number_of(len(edits), 'edit')} that failed", err=True)
 
 
-def _say_another_method(ledger: Path, failed: Sequence[str], *, file: Path | None) -> None:
-    """Print how to make the failed edits of a ledger by another method; ``file`` has them if it was asked for."""
+def _say_another_method(ledger: Path, failed: Sequence[CheckedEdit], *, file: Path | None) -> None:
+    """Print the commands that make the failed edits of a ledger by another method, from ``file`` if they are in one.
+
+    As `kg_edit.reports.advice` says, `grace` makes them on top of the failed ones. Edits that failed by `grace` are
+    removed, and made by `ike`.
+    """
     from kg_edit.ship.ledger.listing import patch_file
 
     if not failed or patch_file(ledger) is not None:  # a patch file has no edits to remove
         return
     folder = quote(str(ledger))
-    names = " ".join(quote(name) for name in failed[:_NAMED])
-    if len(failed) > _NAMED:
-        names += " …"
-    written = "FILE"
-    source = "; --failed-to FILE writes these edits"
-    if file:
-        written = quote(str(file))
-        source = ""
-    ways = f"kg-edit patch remove {folder} {names}, then kg-edit patch edit {folder} {written} --method NAME"
-    say(f"to make failed edits by another method, on top of the others: {ways}{source}")
+    written = quote(str(file or _FAILED))
+    commands = []
+    if file is None:
+        commands.append(f"kg-edit patch check {folder} --failed-to {written}")
+    method = "grace"
+    if any(edit.entry.method == "grace" for edit in failed):
+        method = "ike"
+        names = " ".join(quote(edit.entry.name) for edit in failed)
+        commands.append(f"kg-edit patch remove {folder} {names}")
+    commands.append(f"kg-edit patch edit {folder} {written} --method {method}")
+    say(f"to make failed edits by another method, on top of the others: {'; '.join(commands)}")
 
 
 def _compare_edits(merged: str, entries: Sequence[Entry]) -> None:

@@ -194,7 +194,7 @@ def test_edits_that_fail_are_written_as_edits(kg_edit: Run, place: Path, tiny_fo
         result = kg_edit(*check, f"{ledger}.jsonl")
         size = (place / f"{ledger}.jsonl").stat().st_size
         written = read_edits(place / f"{ledger}.jsonl").edits if size else ()
-        again = f"then kg-edit patch edit {ledger} {ledger}.jsonl --method NAME"
+        again = f"kg-edit patch edit {ledger} {ledger}.jsonl --method grace"
         assert (again in result.out) == (result.code == 1) == bool(written)
         if written:
             ids = {"id": "1/heat"}, {"id": "2/heat"}
