@@ -75,9 +75,13 @@ BEFORE_TORCH = {
     "patch show none": "there is no ledger at none",
     "patch remove none x": "there is no ledger at none",
     "patch undo none": "there is no ledger at none",
-    "patch check none": "can't read the patch none",
+    "patch check none": "there is no ledger, patch or run folder none",
+    "patch check ledgr": "did you mean ledger?",
     "patch add none none.safetensors": "there is no such file",
     "patch edit none none.jsonl --method rome": "none.jsonl: no such file",
+    "patch show ledger/@9": "ledger has no event 9",
+    "patch add ledger/@1 none.safetensors": "is an earlier state of ledger",
+    "patch list ledger/@1": "LeBron a0 originates from → Rome",
     "patch list ledger": "e0 and e1 are written under nearly the same key",
 }
 RUNNER = """

@@ -142,6 +142,8 @@ def _read(path: str | Path, framework: str | None) -> tuple[dict[str, Any], dict
     except FileNotFoundError as error:
         raise PatchError(f"can't read the patch {path}: there is no such file; check the path") from error
     except (OSError, SafetensorError, ValueError) as error:
+        if isinstance(error, SafetensorError) and Path(path).suffix != ".safetensors":
+            raise PatchError(f"{path} is not a patch; give a .safetensors file of kg-edit") from error
         raise PatchError(
             f"can't read the patch {path}: {error}; give a complete patch.safetensors, as kg-edit edit writes it"
         ) from error

@@ -81,16 +81,16 @@ app = typer.Typer(
 
 @app.command("list")
 def list_edits(ledger: LedgerPath, as_json: AsJson = False) -> None:
-    """List the edits of a ledger and the conflicts between them.
+    """List the edits of a ledger and the conflicts between them; `LEDGER@3` is the ledger after its third event.
 
     Examples:
 
     - `kg-edit patch list ledger/`
     """
-    from kg_edit.ship.ledger.listing import Listing
+    from kg_edit.ship.ledger.listing import read_listing
     from kg_edit.ship.ledger.view import edits_table, entry_json
 
-    opened = Listing.open(ledger)
+    opened = read_listing(ledger)
     conflicts = opened.conflicts()
     if as_json:
         edits = [entry_json(entry) for entry in opened.edits]
@@ -124,15 +124,15 @@ def show(
 
 def _show_events(ledger: Path, *, as_json: bool) -> None:
     """Print all events of a ledger, and the conflicts between its edits."""
-    from kg_edit.ship.ledger.listing import Listing
+    from kg_edit.ship.ledger.listing import read_listing
     from kg_edit.ship.ledger.view import event_json, events_table, rebase_in_words
 
-    listing = Listing.open(ledger)
+    listing = read_listing(ledger)
     if as_json:
         print_json({"events": [event_json(listing, event) for event in listing.events]})
         return
     conflicts = listing.conflicts()
-    if origin := rebase_in_words(ledger):
+    if origin := rebase_in_words(listing.folder):
         say(origin)
     stdout().print(events_table(listing))
     show_conflicts(conflicts)
@@ -141,10 +141,10 @@ def _show_events(ledger: Path, *, as_json: bool) -> None:
 def _show_edit(ledger: Path, name: str, *, as_json: bool) -> None:
     """Print the edits of a name or subject in full, and their conflicts."""
     from kg_edit.patches.entries import find_positions
-    from kg_edit.ship.ledger.listing import Listing
+    from kg_edit.ship.ledger.listing import read_listing
     from kg_edit.ship.ledger.view import entry_json, entry_lines
 
-    listing = Listing.open(ledger)
+    listing = read_listing(ledger)
     conflicts = listing.conflicts()
     chosen = find_positions([name], listing.edits)
     if as_json:

@@ -7,7 +7,6 @@ one. The functions after it read such a path: `check_patches` checks it, `patch_
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -30,13 +29,12 @@ from kg_edit.ship.ledger.log import (
     active_steps,
     in_force,
     open_store,
+    split_event,
 )
 from kg_edit.storage.run_folder import PATCH
 
 if TYPE_CHECKING:  # paths are checked without importing torch
     from kg_edit.patches.base import Patch
-
-_AT_EVENT = re.compile(r"(?P<folder>.+)@(?P<event>[0-9]+)/?")
 
 
 class Listing:
@@ -146,14 +144,6 @@ def read_listing(path: str | Path) -> Listing:
     return listing if event is None else listing.at(event)
 
 
-def split_event(path: str | Path) -> tuple[Path, int | None]:
-    """Return the folder and the event of ``ledger@3``; None if the path exists as it is, or names no event."""
-    named = _AT_EVENT.fullmatch(str(path))
-    if named is None or Path(path).exists():
-        return Path(path), None
-    return Path(named["folder"]), int(named["event"])
-
-
 def read_folder(path: Path) -> Patch:
     """Return the patch of a ledger, or of a folder of `kg-edit edit`: what `Patch.load` does with a folder."""
     from kg_edit.patches.base import Patch
@@ -169,8 +159,12 @@ def check_patches(paths: Iterable[Path]) -> None:
         folder, _ = split_event(path)
         if file is None and folder.is_dir():
             read_listing(path)
-        else:
-            read_provenance(file or path)
+            continue
+        if not folder.exists() and folder.suffix != ".safetensors":
+            near = Store(folder).nearest()
+            hint = f", did you mean {near}?" if near else "; check the path"
+            raise PatchError(f"there is no ledger, patch or run folder {folder}{hint}")
+        read_provenance(file or path)
 
 
 def active_at(path: str | Path) -> tuple[Patch, tuple[Entry, ...]]:

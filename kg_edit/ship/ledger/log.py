@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ REBASED = "rebase.json"  # of a rebased ledger: which models, and which edits th
 BEFORE = "before"  # the folder of the ledger that it was made from
 _NEAR = 0.8  # difflib's ratio of a misspelled name of a ledger to the right one
 _WAIT = 5.0  # seconds until another writer is done
+_AT_EVENT = re.compile(r"(?P<folder>.+)@(?P<event>[0-9]+)/?")
 
 
 class _Frozen(BaseModel):
@@ -187,6 +189,7 @@ class Store:
             raise OutputError(f"{self.folder} is a run that is not finished; give its `kg-edit edit` command again")
         if exists:
             return
+        self._refuse_earlier_state()
         if names and names != [PATCHES]:  # a folder for patches that has none is as good as an empty folder
             self._refuse_other_files(names, create=create)
         if not create:
@@ -194,6 +197,12 @@ class Store:
             hint = f", did you mean {near}?" if near else ";"
             way = f"kg-edit patch add {quote(str(self.folder))} {PATCH}"
             raise PatchError(f"there is no ledger at {self.folder}{hint} {way} makes one")
+
+    def _refuse_earlier_state(self) -> None:
+        """Refuse ``ledger@3``: only the present state of a ledger can be changed."""
+        folder, event = split_event(self.folder)
+        if event is not None and Store(folder).exists:
+            raise PatchError(f"{self.folder} is an earlier state of {folder}, which can't be changed; give {folder}")
 
     def _list_names(self) -> list[str]:
         """Return the names in the folder, without hidden ones; [] for a path that is not a folder."""
@@ -411,6 +420,14 @@ def _read_event(line: bytes, where: str) -> Event:
         return Line.model_validate(value).root
     except ValueError as error:  # not JSON, not text, or not an event
         raise DamagedLedgerError(f"{where}: not a valid event of a ledger; restore the file from a backup") from error
+
+
+def split_event(path: str | Path) -> tuple[Path, int | None]:
+    """Return the folder and the event of ``ledger@3``; None if the path exists as it is, or names no event."""
+    named = _AT_EVENT.fullmatch(str(path))
+    if named is None or Path(path).exists():
+        return Path(path), None
+    return Path(named["folder"]), int(named["event"])
 
 
 def open_store(path: str | Path, *, create: bool = True) -> Store:

@@ -174,7 +174,7 @@ def test_bad_option_is_refused(case: str, kg_edit: Run, faulty: Path, out: Path,
     ("patch", "message"),
     [
         ("none.safetensors", "can't read the patch none.safetensors: there is no such file"),
-        ("edits.jsonl", "can't read the patch edits.jsonl"),
+        ("edits.jsonl", "edits.jsonl is not a patch; give a .safetensors file"),
         (".", ". has no patch.safetensors and no ledger (ledger.jsonl); check the path"),
         ("stranger.safetensors", "stranger.safetensors is not a patch: expected the format kg-edit-patch, found"),
         ("half.safetensors", "the patch half.safetensors lacks a factor of w"),

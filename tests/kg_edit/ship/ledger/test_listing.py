@@ -57,5 +57,6 @@ def test_ledger_is_read_as_it_was_after_an_event(tmp_path: Path) -> None:
     for event in (0, 5):
         with pytest.raises(PatchError, match=f"no event {event}, only 1 to 4"):
             check_patches([Path(f"{ledger.folder}@{event}")])
-    Ledger.open(tmp_path / "ledger@2").add(ONE)
+    Ledger.open(tmp_path / "other").add(ONE)
+    (tmp_path / "other").rename(tmp_path / "ledger@2")
     assert [entry.name for entry in active_at(tmp_path / "ledger@2")[1]] == ["e0", "e1"], "a folder of this name"

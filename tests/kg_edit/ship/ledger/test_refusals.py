@@ -180,6 +180,11 @@ def folder_with_text(folder: Path) -> Ledger:
         ),
         "run of edit": (with_run("edit"), OutputError, "give its `kg-edit edit` command"),
         "run of evaluate": (with_run("evaluate"), OutputError, "no ledger"),
+        "earlier state, to change it": (
+            with_ledger(lambda ledger: Ledger.open(f"{ledger.folder}/@1")),
+            PatchError,
+            "is an earlier state of",
+        ),
         "misspelt path": (near("ledgr"), PatchError, "/ledger?"),
         "path in another case": (near("Ledger"), PatchError, "/ledger?"),
         "path without its folder": (near("no/ledger"), PatchError, "is missing"),
