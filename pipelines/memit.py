@@ -47,14 +47,14 @@ def main() -> None:
             values = list[FactValue]()
             for part in memit.portions(requests):  # a slice of the facts
                 loss = memit.objective(model, requests[part])
-                delta, notes = memit.propose([fact.edit for fact in facts[part]], loss.value)
+                delta, notes = memit.propose([fact.edit for fact in facts[part]], loss.states)
                 descents = descend(loss, delta, config.stops)
                 if config.anchor:
                     descents = memit.anchor_values(descents, requests[part])
                 for index, fact in enumerate(facts[part]):
-                    h = loss.value[index]
+                    h = loss.states[index]
                     descent = descents[index]
-                    show_descent(f"2. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
+                    show_descent(f"2. z of {fact.edit.text} {fact.edit.target_new}: |h|", descent, size=float(h.norm()))
                     values.append(FactValue(present_state=h, descent=descent, notes=notes[index]))
 
             # 3. The updates, an equal share in each block: W + R K^T (lambda C + K K^T)^-1 (Eq. 14).

@@ -46,7 +46,7 @@ def main() -> None:
             requests = [fact.prompts for fact in facts]
             log.info("2. %d facts of the graph are edited in as well", len(facts) - len(edits))
             for fact in facts:
-                log.info("     %s %s", fact.edit.text, fact.target)
+                log.info("     %s %s", fact.edit.text, fact.edit.target_new)
 
             # 3. z of each fact (Eq. 16): Adam on z - h, until the model predicts o* after every prompt. h [facts, d] is
             # the state of the last written block at the subject's last token. As many facts at once as fit into memory.
@@ -54,14 +54,14 @@ def main() -> None:
             values = list[FactValue]()
             for part in memit.portions(requests):  # a slice of the facts
                 loss = memit.objective(model, requests[part])
-                delta, notes = memit.propose([fact.edit for fact in facts[part]], loss.value)
+                delta, notes = memit.propose([fact.edit for fact in facts[part]], loss.states)
                 descents = descend(loss, delta, config.stops)
                 if config.anchor:
                     descents = memit.anchor_values(descents, requests[part])
                 for index, fact in enumerate(facts[part]):
-                    h = loss.value[index]
+                    h = loss.states[index]
                     descent = descents[index]
-                    show_descent(f"3. z of {fact.edit.text} {fact.target}: |h|", descent, size=float(h.norm()))
+                    show_descent(f"3. z of {fact.edit.text} {fact.edit.target_new}: |h|", descent, size=float(h.norm()))
                     values.append(FactValue(present_state=h, descent=descent, notes=notes[index]))
 
             # 4. The updates, an equal share in each block: W + R K^T (lambda C + K K^T)^-1 (Eq. 14).

@@ -92,8 +92,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         record.objective, record.descent = objective, descents[0]
         if hasattr(change, "_limit"):
             record.limit = float(change._limit[0])
-        elif hasattr(change, "_size"):  # GLAME's R-GNNs
-            record.limit = change._config.clamp_norm_factor * float(change._size[0])
+        elif hasattr(change, "_value_norm"):  # GLAME's R-GNNs
+            record.limit = change._config.clamp_norm_factor * float(change._value_norm[0])
         return descents
 
     for module in (rome, joint_method):

@@ -354,19 +354,18 @@ def test_failed_edits_are_made_alone_once(
     same, page, apart, refused, repeated = second.verdict.advice
     assert same.startswith(f"{spoiled.edit}: fails only together") and "--method grace" in same
     assert "has the same subject" in same and "alphaedit" not in same
-    assert apart.startswith(f"{spoiled.edit}: ") and "on top of the others" in apart and ".md#" in page
+    assert apart.startswith(f"{spoiled.edit}: ") and "on top of all edits" in apart and ".md#" in page
     assert [edit.id for edit in read_edits(tmp_path / "out" / "failed.jsonl").edits] == [spoiled.edit]
     assert [edit.id for edit in read_edits(tmp_path / "out" / "edits.jsonl").edits] == ["1", "2", "3"]
     assert repeated == "4 repeats 3 exactly, and was made once"
-    add, remove, again, _ = second.verdict.commands
+    add, again, _ = second.verdict.commands
     assert refused.startswith("kg-edit patch add refuses this patch without --force: ")  # as `force` made it here
     assert add == f"kg-edit patch add {tmp_path / 'out-ledger'}/ {tmp_path / 'out'} --force"
-    assert remove == f"kg-edit patch remove {tmp_path / 'out-ledger'}/ {spoiled.edit} --model {model.name}"
     assert again.startswith(
         f"kg-edit patch edit {tmp_path / 'out-ledger'}/ {tmp_path / 'out' / 'failed.jsonl'} --method grace --model"
     )
     for name in (REPORT, PAGE):
-        assert f"\n{remove}\n" in (tmp_path / "out" / name).read_text()
+        assert f"\n{again}\n" in (tmp_path / "out" / name).read_text()
     beside = Verdict.beside(tmp_path / "out" / PATCH)
     assert beside and [result.edit for result in beside.failed] == [result.edit for result in second.verdict.failed]
     assert (beside.advice, beside.commands) == (second.verdict.advice, second.verdict.commands)
