@@ -43,6 +43,15 @@ def test_ledger_explains_its_own_edits_and_not_those_of_others(dtype: torch.dtyp
     assert audit(Checkpoint.open(base), Checkpoint.open(base), ledger=own, progress=False) == ()
 
 
+def test_ledger_explains_a_sum_of_many_large_edits(tmp_path: Path) -> None:
+    base = base_of(tiny("llama"), tmp_path / "base")
+    model = LanguageModel.load(base)
+    many = patch_of(model, {1: 24}).scaled(100)
+    edited = merge_checkpoint(many, Checkpoint.open(base), tmp_path / "edited", progress=False)
+    (finding,) = audit(Checkpoint.open(base), Checkpoint.open(edited), ledger=many, progress=False)
+    assert finding.is_explained, (finding.left_over, finding.left_over_rank)
+
+
 def test_change_names_the_token_that_it_writes_and_the_name_that_it_waits_for(tmp_path: Path) -> None:
     base = base_of(tiny("llama"), tmp_path / "base")
     model = LanguageModel.load(base)
