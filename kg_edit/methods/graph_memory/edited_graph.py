@@ -16,6 +16,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kg_edit.edits.edit import is_property_id
 from kg_edit.languages import ENGLISH, fill
 from kg_edit.methods.graph_memory.relation_words import RelationWords
 from kg_edit.patches.walks import Origin, WalkedStatement
@@ -157,14 +158,16 @@ class EditedGraph:
 
     Attributes:
         words: as given.
-        facts: the statements that the edits make, by the keys of subject and relation. They replace what the source
-            states of these; the inverses of `_MANY_VALUED` relations are not among them, because they replace nothing.
+        facts: the statements that the edits make, by the key of the subject and the relation's property or key. They
+            replace what the source states of these; the inverses of `_MANY_VALUED` relations are not among them,
+            because they replace nothing.
         starts: the things from which a walk can reach an edit, by key.
     """
 
     def __init__(self, edits: Sequence[RememberedEdit], words: RelationWords, *, inverse: bool = True) -> None:
         self.words = words
         # Each of these needs those above it.
+        self._properties: dict[str, str] = {}  # by the key of a relation; `_find_property` fills it
         self._source_keys = _match_names(edits)
         self._edits = [self._with_source_keys(edit) for edit in edits]
         self.facts, self._inverses_beside = self._collect_facts(inverse=inverse)
@@ -214,11 +217,11 @@ class EditedGraph:
         Of several facts with the same keys of subject and relation, the last one counts. An edit that a later one
         replaces states nothing: neither its fact, nor the inverse, nor what rules imply of it.
         """
-        last_edits = {(edit.fact.subject.key, edit.fact.relation_key): edit for edit in self._edits}
+        last_edits = {self._what_is_stated(edit.fact): edit for edit in self._edits}
         facts: dict[tuple[str, str], Statement] = {}
         inverses_beside = list[Statement]()
         for edit in self._edits:
-            if last_edits[edit.fact.subject.key, edit.fact.relation_key] is not edit:
+            if last_edits[self._what_is_stated(edit.fact)] is not edit:
                 continue
             statements = [edit.fact]
             if inverse and self._can_invert(edit):
@@ -229,8 +232,24 @@ class EditedGraph:
                     statements.append(inverted)
             statements += edit.implied
             for statement in statements:
-                facts[statement.subject.key, statement.relation_key] = statement
+                facts[self._what_is_stated(statement)] = statement
         return facts, inverses_beside
+
+    def _what_is_stated(self, statement: Statement) -> tuple[str, str]:
+        """Return the keys of what a statement is about: its subject, and its relation's property or key."""
+        return statement.subject.key, self._find_property(statement)
+
+    def _find_property(self, statement: Statement) -> str:
+        """Return the packaged property of a statement's relation, or the relation's key if there is none.
+
+        A private graph states a "residence". An edit of the residence has the property P551, and replaces it.
+        """
+        key = statement.relation_key
+        if is_property_id(key):
+            return key
+        if key not in self._properties:
+            self._properties[key] = self.words.property_of(statement.relation_label, prompt="") or key
+        return self._properties[key]
 
     def _collect_edits(self) -> dict[str, frozenset[str]]:
         """Return the ids of the edits that state something of a thing, by the key of the thing."""
@@ -251,7 +270,7 @@ class EditedGraph:
 
         for edit in self._edits:
             for statement in edit.stated:
-                is_replaced = (statement.subject.key, statement.relation_key) in self.facts
+                is_replaced = self._what_is_stated(statement) in self.facts
                 if is_replaced or statement.part_keys in seen:
                     continue
                 seen.add(statement.part_keys)
@@ -263,7 +282,7 @@ class EditedGraph:
         """Return the fact that answers each edit's own prompt, by the words of the prompt."""
         answers: dict[tuple[str, ...], Statement] = {}
         for edit in self._edits:
-            answers[normalised(edit.prompt)] = self.facts[edit.fact.subject.key, edit.fact.relation_key]
+            answers[normalised(edit.prompt)] = self.facts[self._what_is_stated(edit.fact)]
         return answers
 
     def _collect_starts(self) -> dict[str, Entity]:

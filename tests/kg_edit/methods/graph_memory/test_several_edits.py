@@ -6,10 +6,12 @@ Windows XP is Microsoft, and that the head of government of Tbilisi is Kakha Kal
 
 from __future__ import annotations
 
+import networkx as nx
 import pytest
 
 from kg_edit.edits.edit import Edit
 from kg_edit.methods.graph_memory.method import GraphMemory
+from kg_edit.methods.graph_memory.patch import GraphMemoryPatch
 from kg_edit.patches.walks import ShownWalk, find_walks
 from tests.kg_edit.methods.graph_memory.toy import TO_TURKEY
 from tests.kg_edit.tiny import tiny
@@ -137,3 +139,24 @@ def test_other_name_of_the_same_edit_begins_no_walk_of_its_own() -> None:
     walk, _ = walk_of((CAPITAL,), "Is Turkey the country whose capital is Tbilisi?")
     assert walk[0].subject == "Turkey"
     assert all(walk[number].ids[0] == walk[number - 1].ids[2] for number in range(1, len(walk)))
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["as made", "the other way round"])
+def test_edit_replaces_what_a_private_graph_states_around_another_edit(order: int) -> None:
+    """The statements around the edit of the leader have Ingrid's old residence, under the graph's own label."""
+    graph = nx.MultiDiGraph()
+    graph.add_edge("Ingrid", "Voss", label="residence")
+    graph.add_edge("Ingrid", "biology", label="field")
+    graph.add_edge("Oslo", "Norway", label="country")
+    leader = Edit(id="leader", subject="Heron", prompt="The leader of {} is", relation="leader", target_new="Ingrid")
+    residence = Edit(
+        id="residence", subject="Ingrid", prompt="The residence of {} is", relation="residence", target_new="Oslo"
+    )
+    memory = GraphMemory.on(tiny("llama"), settings={"recall": False}, graph=graph)
+    patch = memory.edit([leader, residence][::order])
+    assert isinstance(patch, GraphMemoryPatch)
+    (ingrid,) = [thing for thing in patch.graph.starts.values() if thing.label == "Ingrid"]
+    stated = []
+    for statements in patch.graph.find_statements(ingrid).values():
+        stated += [(statement.relation_label, statement.object.label) for statement in statements]
+    assert sorted(stated) == [("field", "biology"), ("residence", "Oslo")]
