@@ -94,12 +94,15 @@ def list_edits(ledger: LedgerPath, as_json: AsJson = False) -> None:
     conflicts = opened.conflicts()
     if as_json:
         edits = [entry_json(entry) for entry in opened.edits]
-        print_json({"edits": edits, "conflicts": [str(conflict) for conflict in conflicts]})
+        failed = [entry.name for entry in opened.failed]
+        print_json({"edits": edits, "failed": failed, "conflicts": [str(conflict) for conflict in conflicts]})
         return
     if opened.edits:
         stdout().print(edits_table(opened, conflicts))
     if not opened.active:
         say(f"{ledger}: no active edit; kg-edit patch add {quote(str(ledger))} PATCH adds one")
+    if opened.failed:
+        say(f"failed when they were made: {', '.join(entry.name for entry in opened.failed)}")
     show_conflicts(conflicts)
 
 
@@ -209,11 +212,12 @@ def add(
 def _say_failed(ledger: Path, number: int, patch: Path, *, model: str) -> None:
     """Print which edits of step ``number`` had failed when ``patch`` was made, and the command that removes them."""
     from kg_edit.reports.verdict import Verdict
+    from kg_edit.ship.ledger.additions import find_failed
 
+    failed = find_failed(patch)
     verdict = Verdict.beside(patch)
-    if not verdict or not verdict.failed:
+    if not verdict or not failed:
         return
-    failed = [result.edit for result in verdict.failed]
     names = " ".join(quote(f"{number}/{name}") for name in failed)
     way = f"kg-edit patch remove {quote(str(ledger))} {names} --model {quote(model)}{verdict.graph_options}"
     say(f"failed when they were made ({patch.parent}): {', '.join(failed)}; without them: {way}")

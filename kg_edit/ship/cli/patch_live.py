@@ -17,7 +17,7 @@ from kg_edit.cli.generate import model_for
 from kg_edit.cli.options import refuse_unused
 from kg_edit.errors import PatchError
 from kg_edit.models.loading import cache_folder
-from kg_edit.ship.cli.patch_shipping import Edits, Force, Unedited, at_rank, refuse_known_faults
+from kg_edit.ship.cli.patch_shipping import Edits, Force, Unedited, at_rank, refuse_known_faults, say_failed_answers
 from kg_edit.ship.live.servers import KEY, KgEditServer, LlamaServer, VllmServer, find_server
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def push(
     patch, entries = active_at(ledger)
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to push; add edits first")
-    if not force:
-        refuse_known_faults(ledger, entries)
+    refuse_known_faults(ledger, entries, check=check, force=force)
     if rank is not None:
         patch = at_rank(patch, rank)
     running = find_server(server, key=environ.get(KEY), seconds=timeout, kind=kind)
@@ -165,7 +164,7 @@ def _check_served(running: LiveServer, name: str, entries: Sequence[Entry], *, f
 
     server = CompletionServer(url=running.url, model=name, key=running.key, seconds=running.seconds)
     checked = tuple(check_served(server, entries, ("rewrite",)))
-    failed = [edit.entry.name for edit in checked if edit.failures()]
-    say(f"{len(checked) - len(failed)} of {number_of(len(checked), 'edit')} succeed in {running.url}")
+    failed = say_failed_answers(checked)
+    say(f"{len(checked) - len(failed)} of {len(checked)} edits succeed in {running.url}")
     if not force:
         refuse_unfit((), failed=failed)

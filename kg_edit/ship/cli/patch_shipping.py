@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kg_edit.patches.entries import Entry
     from kg_edit.reports.rows import ReportRow
     from kg_edit.ship.export.shipment import Shipment
+    from kg_edit.ship.ledger.check import CheckedEdit
 
 Edits = Annotated[
     Path,
@@ -48,7 +49,7 @@ Scores = Annotated[bool, typer.Option("--scores", help="Ask the model all prompt
 Push = Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the hub.")]
 Private = Annotated[bool, typer.Option("--private", help="Make a new repository private.")]
 Check = Annotated[
-    bool, typer.Option("--check", help="Ask the edited model the edits' own prompts first; refuse if one fails.")
+    bool, typer.Option("--check", help="Ask the edited model now, whatever is recorded; refuse if an edit fails.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Ship edits that contradict each other or are known to fail.")]
 
@@ -110,8 +111,7 @@ def merge(
 
     patch, entries = active_at(ledger)
     check_mergeable(patch, out, shard=shard)
-    if not force:
-        refuse_known_faults(ledger, entries)
+    refuse_known_faults(ledger, entries, check=check, force=force)
     name = model_for(patch, model)
     gguf_file = None
     if to == "gguf":
@@ -198,8 +198,7 @@ def export(
     if patch.is_empty:
         raise PatchError("the patch changes nothing, so there is nothing to export; add edits first")
     check_outside_ledgers(out)
-    if not force:
-        refuse_known_faults(ledger, entries)
+    refuse_known_faults(ledger, entries, check=check, force=force)
     if rank is not None:
         patch = at_rank(patch, rank)
     if to == "patch":
@@ -295,11 +294,21 @@ def at_rank(patch: Patch | Changes, rank: int) -> Patch:
     return reduced
 
 
-def refuse_known_faults(ledger: Path, entries: Sequence[Entry]) -> None:
-    """Refuse edits that contradict each other, or failed in the run whose patch is shipped."""
-    from kg_edit.ship.export.fitness import failed_in, refuse_unfit
+def refuse_known_faults(ledger: Path, entries: Sequence[Entry], *, check: bool, force: bool) -> None:
+    """Refuse edits that contradict each other, or failed when they were made; with ``force``, warn of them.
 
-    refuse_unfit(entries, failed=failed_in(_read_scores(ledger, entries)))
+    With ``check`` the model is asked later, and its answers count instead of what was recorded of the edits.
+    """
+    from kg_edit.ship.export.fitness import failed_in, refuse_unfit
+    from kg_edit.ship.ledger.listing import patch_file, read_listing
+
+    failed = list[str]()
+    if not check:
+        if patch_file(ledger) is None:
+            failed = [entry.name for entry in read_listing(ledger).failed]
+        else:
+            failed = failed_in(_read_scores(ledger, entries))
+    refuse_unfit(entries, failed=failed, force=force)
 
 
 def _read_scores(ledger: Path, entries: Sequence[Entry]) -> Sequence[ReportRow]:
@@ -324,6 +333,14 @@ def _check_edits(model: LanguageModel, patch: Patch, entries: Sequence[Entry], *
 
     with patch.applied(model) as edited:
         checked = check_entries(edited, entries, progress=True)
+    failed = say_failed_answers(checked)
+    say(f"{len(checked) - len(failed)} of {len(checked)} edits succeed")
+    if not force:
+        refuse_unfit(entries, failed=failed)
+
+
+def say_failed_answers(checked: Sequence[CheckedEdit]) -> list[str]:
+    """Print what is generated where an edit's own target is not; return the names of these edits."""
     failed = []
     for edit in checked:
         wrong = [answer for answer in edit.of("rewrite") if not answer.success]
@@ -331,9 +348,7 @@ def _check_edits(model: LanguageModel, patch: Patch, entries: Sequence[Entry], *
             say(f"{edit.entry.name}: {answer.prompt!r}: target {answer.target!r}, generated {answer.text!r}")
         if wrong:
             failed.append(edit.entry.name)
-    say(f"{len(checked) - len(failed)} of {number_of(len(checked), 'edit')} succeed")
-    if not force:
-        refuse_unfit(entries, failed=failed)
+    return failed
 
 
 def check_outside_ledgers(out: Path) -> None:

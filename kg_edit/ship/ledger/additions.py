@@ -21,7 +21,7 @@ from shlex import quote
 from kg_edit.errors import PatchError
 from kg_edit.ship.ledger.listing import Listing, patch_file
 from kg_edit.ship.ledger.log import PATCHES
-from kg_edit.storage.run_folder import is_run
+from kg_edit.storage.run_folder import PATCH, is_run
 
 _UPDATE_FILE = re.compile(r"(?P<sequence>[0-9]{5})-(?P<sum>sum-)?(?P<number>[0-9]{5})\.safetensors")
 _SUM = -1  # the number of a sum, which is smaller than that of every update with a file
@@ -32,10 +32,15 @@ _Sequence = tuple[Path, str]  # the folder of a sequence's files, and the sequen
 
 @dataclass(frozen=True, kw_only=True)
 class Addition:
-    """A patch file to add; ``after`` are the indices of the additions that the model had when this one was computed."""
+    """A patch file to add.
+
+    ``after`` are the indices of the additions that the model had when this one was computed; ``failed`` are the ids of
+    its edits that failed when they were made.
+    """
 
     path: Path
     after: tuple[int, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def list_additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
@@ -59,8 +64,21 @@ def list_additions(paths: Iterable[Path]) -> tuple[Addition, ...]:
         _refuse_lacking(path, [other for other in earlier if other not in indices])
         indices[path.resolve()] = len(added)
         after = sorted(indices[other] for other in earlier)
-        added.append(Addition(path=file or path, after=tuple(after)))
+        patch = file or path
+        added.append(Addition(path=patch, after=tuple(after), failed=find_failed(patch)))
     return tuple(added)
+
+
+def find_failed(patch: Path) -> tuple[str, ...]:
+    """Return the ids of the edits that failed in the run that made a patch file, by the report beside the file."""
+    from kg_edit.reports.verdict import Verdict
+
+    verdict = None
+    if patch.name == PATCH:  # beside a copy, the report may be of another patch
+        verdict = Verdict.beside(patch)
+    if verdict is None:
+        return ()
+    return tuple(result.edit for result in verdict.failed)
 
 
 def _list_ledger_steps(ledger: Listing, *, first: int) -> list[Addition]:
@@ -69,7 +87,7 @@ def _list_ledger_steps(ledger: Listing, *, first: int) -> list[Addition]:
     added = []
     for step in ledger.steps:
         after = tuple(indices[number] for number in step.after if number in indices)  # without the removed steps
-        added.append(Addition(path=ledger.file(step), after=after))
+        added.append(Addition(path=ledger.file(step), after=after, failed=step.failed))
     return added
 
 

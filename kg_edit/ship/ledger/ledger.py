@@ -22,7 +22,7 @@ from kg_edit.patches.base import Patch, as_patch
 from kg_edit.patches.entries import Entry, check_records, find_positions, refuse_removed
 from kg_edit.patches.guards import SeenEdits
 from kg_edit.patches.weight_patch import sum_patches
-from kg_edit.ship.ledger.additions import Addition
+from kg_edit.ship.ledger.additions import Addition, find_failed
 from kg_edit.ship.ledger.listing import Listing, patch_file
 from kg_edit.ship.ledger.log import (
     PATCHES,
@@ -41,11 +41,12 @@ from kg_edit.storage.run_folder import PATCH
 
 
 class _Candidate(NamedTuple):
-    """A patch to add, its source file if it has one, and the steps after which it was computed."""
+    """A patch to add, its source file if it has one, the steps before it, and its edits that failed when made."""
 
     patch: Patch
     source: Path | None
     after: tuple[int, ...]
+    failed: tuple[str, ...] = ()
 
 
 class Ledger(Listing):
@@ -110,7 +111,8 @@ class Ledger(Listing):
         source = None
         if isinstance(patch, str | Path):
             source = patch_file(Path(patch))
-        new = _Candidate(_check_addable(as_patch(patch), source), source, tuple(after))
+        failed = find_failed(source) if source else ()
+        new = _Candidate(_check_addable(as_patch(patch), source), source, tuple(after), failed)
         if model is not None:
             model = as_model(model)
         with self._store.locked():
@@ -138,7 +140,7 @@ class Ledger(Listing):
             new = list[_Candidate]()
             for addition, patch in zip(additions, patches, strict=True):
                 after = tuple(first + index for index in addition.after)
-                new.append(_Candidate(patch, addition.path, after))
+                new.append(_Candidate(patch, addition.path, after, addition.failed))
             return self._add(new, force=force, model=model)
 
     def make(self, method: EditingMethod, edits: Edits, *, force: bool = False) -> int:
@@ -228,7 +230,7 @@ class Ledger(Listing):
             self._refuse_stored(new)
         earlier = list(self.patches.values())
         seen = SeenEdits(earlier)
-        for patch, source, _ in new:
+        for patch, source, _, _ in new:
             with _note_source(source):
                 sum_patches([*earlier, patch])  # refuses a patch of another model
                 if model is not None:
@@ -237,11 +239,13 @@ class Ledger(Listing):
                     seen.add_checked(patch, model)
             earlier.append(patch)
         # The files are written first, then all lines of the log at once, so a kill or a full disk leaves all or none.
-        files = self._store.put_all([source or patch for patch, source, _ in new])
+        files = self._store.put_all([source or patch for patch, source, _, _ in new])
         events: list[Added] = []
         number = len(self.events) + 1
-        for (_, source, after), file in zip(new, files, strict=True):
-            events.append(Added(**stamp(number), file=file, after=after, source=_show_name(source)))
+        for candidate, file in zip(new, files, strict=True):
+            name = _show_name(candidate.source)
+            event = Added(**stamp(number), file=file, after=candidate.after, source=name, failed=candidate.failed)
+            events.append(event)
             number += 1
         self._store.append(*events)
         return tuple(event.number for event in events)
@@ -249,7 +253,7 @@ class Ledger(Listing):
     def _refuse_stored(self, new: Sequence[_Candidate]) -> None:
         """Refuse a patch file that an active step has."""
         steps = {step.file.sha256: step.number for step in self.steps}
-        for _, source, _ in new:
+        for _, source, _, _ in new:
             number = steps.get(sha256_of(source)) if source else None
             if number is not None:
                 raise PatchError(

@@ -114,6 +114,18 @@ class Listing:
         return tuple(entry for entry in self.edits if entry.state == "active")
 
     @property
+    def failed(self) -> tuple[Entry, ...]:
+        """The active edits that failed when they were made, without those that a later step makes again."""
+        failed = {EditPosition(step.number, name) for step in self.steps for name in step.failed}
+        if not failed:
+            return ()
+        entries = self.active
+        for pair in find_conflicts(entries, {}):
+            if pair.kind == "duplicate" and pair.first.position.step < pair.second.position.step:
+                failed.discard(pair.first.position)
+        return tuple(entry for entry in entries if entry.position in failed)
+
+    @property
     def recomputed(self) -> dict[EditPosition, Removed]:
         """For each active edit that was computed again, the removal that caused it.
 

@@ -70,13 +70,14 @@ class Added(_EventFields):
     """A patch file was added as a step; the event's number identifies the step.
 
     ``after`` are the steps that the model had when the patch was computed; ``source`` is the name of the file from
-    which it was copied.
+    which it was copied; ``failed`` are the ids of the edits that failed in the run that made it.
     """
 
     event: Literal["added"] = "added"
     file: StoredFile
     after: tuple[int, ...] = ()
     source: str | None = None
+    failed: tuple[str, ...] = Field((), exclude_if=lambda failed: not failed)
 
 
 class Removed(_EventFields):
@@ -106,11 +107,12 @@ class Line(RootModel[Annotated[Event, Field(discriminator="event")]]):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchStep:
-    """An active patch of the ledger: its number, its file, and the steps after which it was computed."""
+    """An active patch: its number, its file, the steps before it, and the edits that failed when it was made."""
 
     number: int
     file: StoredFile
     after: tuple[int, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def stamp(number: int) -> dict[str, Any]:
@@ -131,7 +133,9 @@ def active_steps(events: Iterable[Event]) -> tuple[PatchStep, ...]:
     steps = dict[int, PatchStep]()
     for event in in_force(events):
         if isinstance(event, Added):
-            steps[event.number] = PatchStep(number=event.number, file=event.file, after=event.after)
+            steps[event.number] = PatchStep(
+                number=event.number, file=event.file, after=event.after, failed=event.failed
+            )
             continue
         for number, file in event.files.items():
             if number not in steps:

@@ -116,7 +116,8 @@ def test_edits_that_fail_there_are_taken_out_again(push: Run, place: Path, serve
     result = push(server, "--as", "edited", "--check")
     assert result.code == 2 and "1 of 2 edits succeed" in result.out and "river fails" in result.err
     assert server.adapters == {} and content(place / "pushed") == {}
-    assert push(server, "--as", "edited", "--check", "--force").code == 0
+    forced = push(server, "--as", "edited", "--check", "--force")
+    assert forced.code == 0 and "river: " in forced.out, "the edit that failed is named"
 
 
 def test_rank_above_the_limit_names_the_rank_that_fits_and_its_loss(
