@@ -81,7 +81,7 @@ app = typer.Typer(
 
 @app.command("list")
 def list_edits(ledger: LedgerPath, as_json: AsJson = False) -> None:
-    """List the edits of a ledger and the conflicts between them; `LEDGER@3` is the ledger after its third event.
+    """List the edits of a ledger, and the conflicts between them.
 
     Examples:
 

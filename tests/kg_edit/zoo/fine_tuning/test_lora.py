@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import peft
@@ -52,7 +53,8 @@ def test_patch_gives_the_logits_of_the_peft_model(family: str) -> None:
 @pytest.mark.parametrize("when", ["adapters", "training"])
 def test_an_interrupted_edit_leaves_the_hooks_of_a_patch(when: str) -> None:
     """Ctrl-C while PEFT makes the adapters or while they are trained; the hook is that of an earlier patch."""
-    model, names = tiny("llama"), target_modules(tiny("llama"))
+    model = copy.deepcopy(tiny("llama"))  # PEFT freezes its weights
+    names = target_modules(model)
     modules = {name: model.model.get_submodule(name) for name in names}
     seen = list[str]()
 
