@@ -33,8 +33,8 @@ $(READY_DOCS): $(READY)
 	touch $@
 
 $(READY_ALL): $(READY_DOCS)
-	@echo "Installing Ray, lm-eval and release tools into $(VENV), once: another minute or two, 1 GB."
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray,lm-eval,release]'
+	@echo "Installing Ray, lm-eval, bitsandbytes and release tools into $(VENV), once: another minute or two, 1 GB."
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[ray,lm-eval,release,quantised]'
 	touch $@
 
 test-all: $(READY_ALL)  ## all tests, also the slow ones: Ray, lm-eval, the site, the wheel, pages in a browser
