@@ -5,13 +5,13 @@ python studies/language_hops.py --model qwen2.5-coder-0.5b.gguf --write files/
 
 Each edit moves a capital to another country, in English or in Chinese: "Paris lies in the country of" Japan. Then each
 language is asked for what the new country has: "The currency of the country of Paris is" yen. The facts and the names
-are the packaged ones (kg_edit/data/language_facts.tsv and language_names.tsv), and they are also the graph that
-`graph-memory` and `glame-plus` read, with the labels of the language of the edit. No method is trained with the sentence
-that asks. A question is
+are the packaged ones (kg_edit/data/language_facts.tsv and language_names.tsv). They are also the graph that
+`graph-memory` and `glame-plus` read, with the labels of the language of the edit. No method is trained with the
+sentence that asks. A question is
 
 - known: whether the unedited model answers the second hop in the language ("The currency of Japan is")
-- right: whether its answer is the likeliest of five objects of its relation, by the sum over the tokens; one of the five
-  is what the old country has, if it has a name
+- right: whether its answer is the likeliest of five objects of its relation, by the sum over the tokens; one of the
+  five is what the old country has, if it has a name
 - said: whether each token of its answer is the model's first choice
 
 A question whose answer does not change with the country is left out. A run continues where it stopped: --out has a line
@@ -121,7 +121,7 @@ def moves() -> list[Move]:
     for relation, country, end in OLD_FACTS:
         old_facts[relation][country] = end
     countries = [country for country in names_in("en") if sum(country in facts[relation] for relation in HOPS) > 1]
-    found = []
+    found: list[Move] = []
     turn = 0
     for _ in range(DRAWS):
         for old, city in facts[CAPITAL].items():
@@ -173,8 +173,17 @@ def edit_of(move: Move, language: str) -> Edit:
     )
 
 
-def question_of(move: Move, hop: Hop, language: str) -> str:
+def sentence_of(move: Move, hop: Hop, language: str) -> str:
     """Return the sentence that asks for a hop: "The currency of the country of Paris is"."""
+    return _ask_for(move, hop, language, fact_words(language).sentence)
+
+
+def question_of(move: Move, hop: Hop, language: str) -> str:
+    """Return the question for a hop: "What is the currency of the country of Paris?"."""
+    return _ask_for(move, hop, language, fact_words(language).question)
+
+
+def _ask_for(move: Move, hop: Hop, language: str, wording: str) -> str:
     edit = edit_of(move, language)
     asked = hop.relation
     if language == "en":
@@ -182,7 +191,7 @@ def question_of(move: Move, hop: Hop, language: str) -> str:
     fact = composed_fact(edit, asked, names_in(language)[hop.choices[0]])
     if fact is None:
         raise KgEditError(f"{language} has no words for {COUNTRY} and {hop.relation}")
-    return fill(fact.prompt(fact_words(language).sentence), edit.subject, language)
+    return fill(fact.prompt(wording), edit.subject, language)
 
 
 def write_graph(folder: Path) -> Path:
@@ -228,7 +237,7 @@ def ask(model: LanguageModel, move: Move, language: str) -> list[dict[str, float
     asked = []
     for hop in move.hops:
         choices = [names[choice] for choice in hop.choices]
-        asked.append((question_of(move, hop, language), choices, names[move.city]))
+        asked.append((sentence_of(move, hop, language), choices, names[move.city]))
     return choose(model, asked)
 
 
@@ -326,8 +335,8 @@ def write_files(model: LanguageModel, folder: Path) -> None:
             questions = []
             for hop, known in zip(move.hops, ask_second(model, move, language), strict=True):
                 if known["right"]:
-                    prompt = question_of(move, hop, language)
-                    questions.append(Question(prompt=prompt, answer=names[hop.choices[0]]))
+                    question = question_of(move, hop, language)
+                    questions.append(Question(question=question, answer=names[hop.choices[0]]))
             count += len(questions)
             edit = edit_of(move, language).model_copy(update={"portability": tuple(questions)})
             rows.append(edit.model_dump(mode="json", exclude_defaults=True))
