@@ -15,8 +15,9 @@ sentence that asks. A question is
 - said: whether each token of its answer is the model's first choice
 
 A question whose answer does not change with the country is left out. A run continues where it stopped: --out has a line
-for each edit. Writes the table languages-hops of results/. --write instead writes the questions as files that `kg-edit
-edit` and `kg-edit evaluate` read, one for each language, with the two hops whose second hop the model knows there.
+for each edit. Writes the tables languages-hops… of results/. --write instead writes the questions as files that
+`kg-edit edit` and `kg-edit evaluate` read, one for each language, with the two hops whose second hop the model knows
+there.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ METHODS = ("rome", "glame-plus", "graph-memory", "rag")
 COUNTRY = "P17"
 CAPITAL = "P36"
 HOPS = ("P37", "P38", "P30")  # language, currency and continent of the new country
+TABLES = {"right": "languages-hops", "said": "languages-hops-said"}
 CHOICES = 5
 DRAWS = 2  # new countries for a city
 # What the old countries have, as far as it has a packaged name and is no packaged fact: so that a question whose answer
@@ -296,7 +298,7 @@ def tables_of(lines: Lines, options: argparse.Namespace) -> Iterator[Number]:
     rows = [(UNEDITED, ""), *((method, language) for method in options.methods for language in WRITTEN)]
     for method, written in rows:
         numbers = [number for number in range(count) if f"{method}|{written}|{number}" in lines.by_key]
-        for measured in ("right", "said"):
+        for measured in TABLES:
             for code in LANGUAGES:
                 means = []
                 for number in numbers:
@@ -308,11 +310,11 @@ def tables_of(lines: Lines, options: argparse.Namespace) -> Iterator[Number]:
                 if not means:
                     continue
                 mean, low, high = number_cells(estimates(means, names=[code], seed=0)[code])
-                settings = measured
+                settings = ""
                 if written:
-                    settings = f"edited in {written}; {measured}"
+                    settings = f"edited in {written}"
                 yield Number(
-                    table="languages-hops",
+                    table=TABLES[measured],
                     data="packaged facts",
                     n=str(len(means)),
                     method=method,
