@@ -5,7 +5,7 @@ from kg_edit.registry import MethodEntry
 METHODS = (
     MethodEntry(
         "alphaedit",
-        "mass editing in the null space of other knowledge, batch after batch",
+        "MEMIT, with each update projected away from the directions that ordinary text uses most",
         paper="Fang et al., ICLR 2025, arXiv 2410.02355",
         target="kg_edit.methods.alphaedit.method:AlphaEdit",
         family="joint",
@@ -15,7 +15,7 @@ METHODS = (
     ),
     MethodEntry(
         "ft",
-        "fine-tune one down-projection on the whole sentence",
+        "fine-tune one down-projection on the whole sentence, prompt and target",
         paper="baseline in Zhu et al., 2020, arXiv 2012.00363",
         target="kg_edit.methods.fine_tuning.ft:Ft",
         family="fine-tuning",
@@ -38,7 +38,7 @@ METHODS = (
     ),
     MethodEntry(
         "ft-m",
-        "fine-tune one down-projection on the target's tokens, the prompt masked",
+        "fine-tune one down-projection on the target's tokens; the tokens of the prompt don't count",
         paper="Zhang et al., 2024, arXiv 2401.01286",
         target="kg_edit.methods.fine_tuning.ft:FtM",
         family="fine-tuning",
@@ -46,8 +46,7 @@ METHODS = (
     ),
     MethodEntry(
         "glame",
-        "rank-one editing with a knowledge graph: a graph network computes the value from the edit's subgraph; the "
-        "default settings are this project's, the published ones are presets",
+        "rank-one editing in which a graph network computes the new value from the edit's subgraph",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593",
         target="kg_edit.methods.glame.method:Glame",
         family="rank-one",
@@ -55,7 +54,7 @@ METHODS = (
     ),
     MethodEntry(
         "glame-batch",
-        "GLAME for many edits at once: graph-made values, spread over several layers",
+        "GLAME for many edits at once: MEMIT spreads the values of the graph network over several layers",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593, with MEMIT's spread",
         target="kg_edit.methods.glame.batch:GlameBatch",
         family="joint",
@@ -65,7 +64,7 @@ METHODS = (
     ),
     MethodEntry(
         "glame-gnn",
-        "GLAME's ablation w/ GNN: relations are left out of the messages",
+        "GLAME's ablation w/ GNN: the graph network's messages leave out the relations",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593",
         target="kg_edit.methods.glame.variants:GlameGnn",
         family="rank-one",
@@ -73,7 +72,7 @@ METHODS = (
     ),
     MethodEntry(
         "glame-mlp",
-        "GLAME's ablation w/ MLP: no messages, the subject's vector alone",
+        "GLAME's ablation w/ MLP: the value comes from the subject's vector alone, without messages from the graph",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593",
         target="kg_edit.methods.glame.variants:GlameMlp",
         family="rank-one",
@@ -81,7 +80,7 @@ METHODS = (
     ),
     MethodEntry(
         "glame-plus",
-        "GLAME beyond the paper: facts about o* from the graph and the model are learned at s and in a late layer",
+        "this project's extension of GLAME: the model also learns the answers to questions that follow from the edit",
         paper="this project (docs/glame_plus.md), after Zhang et al., EMNLP 2024, arXiv 2402.13593",
         target="kg_edit.methods.glame_plus.method:GlamePlus",
         family="rank-one",
@@ -89,7 +88,7 @@ METHODS = (
     ),
     MethodEntry(
         "glame-random",
-        "GLAME's control: o* gets the statements of other entities",
+        "GLAME's control: in the graph, the new object has the statements of other entities",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593",
         target="kg_edit.methods.glame.variants:GlameRandom",
         family="rank-one",
@@ -97,7 +96,7 @@ METHODS = (
     ),
     MethodEntry(
         "graph-memory",
-        "the graph beside the weights: a question gets the statements of the edited graph that it asks for",
+        "put the statements of the edited graph that answer a question before this question",
         paper="this project (docs/graph_memory.md), after GMeLLo, RAE (arXiv 2403.19631) and KEDKG (arXiv 2412.13782)",
         target="kg_edit.methods.graph_memory.method:GraphMemory",
         family="in-context",
@@ -107,7 +106,7 @@ METHODS = (
     ),
     MethodEntry(
         "memit",
-        "mass editing: a batch of facts, spread over several layers",
+        "mass editing: write a batch of facts at once, spread over several layers",
         paper="Meng et al., ICLR 2023, arXiv 2210.07229",
         target="kg_edit.methods.memit.method:Memit",
         family="joint",
@@ -117,7 +116,7 @@ METHODS = (
     ),
     MethodEntry(
         "memit-kg",
-        "MEMIT, and the facts of the edit's subgraph as further facts in the same batch",
+        "MEMIT, which also writes the facts of the edit's subgraph in the same batch",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)",
         target="kg_edit.methods.memit_kg.method:MemitKg",
         family="joint",
@@ -127,21 +126,21 @@ METHODS = (
     ),
     MethodEntry(
         "r-rome",
-        "ROME with one key throughout, so that the denominator of an update is positive",
+        "ROME with the mean key over contexts in every place, so that the update's denominator is positive",
         paper="Gupta et al., EMNLP Findings 2024, arXiv 2403.07175",
         target="kg_edit.methods.rome.method:RRome",
         family="rank-one",
     ),
     MethodEntry(
         "rome",
-        "rank-one model editing: one fact, one layer, no graph",
+        "rank-one model editing: write one fact into one layer, without a graph",
         paper="Meng et al., NeurIPS 2022, arXiv 2202.05262",
         target="kg_edit.methods.rome.method:Rome",
         family="rank-one",
     ),
     MethodEntry(
         "rome-kg",
-        "ROME, and the facts of the edit's subgraph as further ROME edits, one after the other",
+        "ROME, which also writes the facts of the edit's subgraph as further edits, one after the other",
         paper="Zhang et al., EMNLP 2024, arXiv 2402.13593 (baseline)",
         target="kg_edit.methods.rome_kg.method:RomeKg",
         family="rank-one",

@@ -17,16 +17,17 @@ HEADER = ("method", "what it does", "family", "changes", "batch", "remove", "gra
 _HEAD = """<!-- Written by `kg-edit methods --markdown`; to change it, change the code and run the command again. -->
 # Methods
 
-Every method takes edits and returns a patch. A later call can build on the patch of an earlier one. The name of a
-method links to its page, if the method has one. The pages that are named above a table have the equations, the papers
-and the weaknesses of its methods. `kg-edit methods NAME` prints the settings of a method. These are the columns:
+Every method takes edits and returns a patch, which is the change of the model. A later call of a method can build on
+the patch of an earlier call. If a method has a page of its own, its name in the tables links to this page. Above each
+table are links to the pages with the equations, the papers and the weaknesses of the methods in the table. `kg-edit
+methods NAME` prints the settings of a method. The tables have these columns:
 
 - *changes* says what a patch changes: weights, the output of a layer (adapter), or the prompt. Only changes of weights
   can be merged into the model or exported as LoRA.
-- *batch* says how the edits of one call are made: all of them together, or in sequence, each on the model with the
-  earlier edits. (`grace` and `melo` do not apply their own earlier entries while they make an edit.)
-- *remove* says what happens when one edit is removed from many. After an *exact* removal the other edits keep their
-  values. With *recomputed* the ledger [computes the other edits again](patches.md#what-removing-means).
+- *batch* says how a method makes the edits of one call: all of them *together*, or in *sequence*, each on the model
+  with the earlier edits. (`grace` and `melo` make each edit on the model without the earlier edits.)
+- *remove* says what happens to the other edits of a ledger, a folder of patches, when one edit is removed. After an
+  *exact* removal they keep their values. Otherwise they are [*recomputed*](patches.md#what-removing-means).
 - *graph* says whether the method needs a knowledge graph.
 """
 # The families in the order of docs/methods.md, each with the pages of docs/ on its methods:
@@ -65,19 +66,19 @@ OWN_PAGES = (  # the methods with a page in docs/methods/
 )
 # What all methods of a family have in common, by (column, cell), as a sentence.
 _SHARED = {
-    ("changes", "weights"): "They change weights.",
-    ("changes", "adapter"): "They change the output of a layer.",
-    ("changes", "prompt"): "They change the prompt.",
+    ("changes", "weights"): "These methods change weights.",
+    ("changes", "adapter"): "These methods change the output of a layer.",
+    ("changes", "prompt"): "These methods change the prompt.",
     ("batch", "together"): "The edits of one call are computed together.",
     ("batch", "sequence"): "The edits of one call are made in sequence, one after the other.",
-    ("remove", "exact"): "An edit can be removed exactly, without computing the others again.",
-    ("remove", "recomputed"): "If one edit is removed, the others are computed again.",
-    ("graph", "yes"): "They need a graph.",
-    ("graph", "no"): "They need no graph.",
+    ("remove", "exact"): "An edit can be removed exactly, without computing the other edits again.",
+    ("remove", "recomputed"): "If one edit is removed, the other edits are computed again.",
+    ("graph", "yes"): "These methods need a knowledge graph.",
+    ("graph", "no"): "These methods need no knowledge graph.",
 }
 _CHOICES_HEAD = """## Which one to take
 
-This advice follows from what was measured on SmolLM2-135M ([results](results.md)):
+The numbers in this table were measured on SmolLM2-135M ([results](results.md)):
 """
 
 
@@ -94,37 +95,41 @@ CHOICES = (
     Choice(
         "one fact, or a few",
         "rome --preset fast",
-        "It makes 97 % of 100 single edits, and the new object is preferred after all but one of 200 paraphrases. "
-        "Afterwards 75 % of the neighbours are right (unedited: 77 %).",
+        "Each of 100 facts was edited alone by `rome`. The edited model generates the new object of 97 % of these "
+        "facts, and prefers it to the old object after all but one of 200 paraphrases. It prefers the right object after "
+        "75 % of the prompts about other subjects; the unedited model after 77 %.",
     ),
     Choice(
         "what follows from one fact",
         "glame-plus --graph GRAPH",
-        "63 % of the two-hop questions whose second hop the model knows are right (preset late-block, 30 edits; "
-        "rome: 43 %). Without a graph it is 62 %, and with a wrong graph 20 %. With the default preset 14 points more "
-        "are right than with late-block (32 other edits).",
+        "The measured two-hop questions ask for a fact about the new object, which the unedited model knows. After "
+        "`glame-plus` with the preset `late-block` the model answers 63 % of these questions right (30 edits). After "
+        "`rome` it answers 43 %. Without a graph `glame-plus` reaches 62 %, and with a wrong graph 20 %. On 32 other "
+        "edits the default preset answers 14 points more than `late-block`.",
     ),
     Choice(
         "hundreds of facts, in the weights",
         "alphaedit --preset fast",
-        "After 300 edits in sequence the model generates 94 % of them (memit: 95 %, rome: 68 %).",
+        "After 300 edits by `alphaedit`, made one after the other in one model, the model generates the new object "
+        "of 94 % of the edits that were asked. After 300 edits by `memit` it is 95 %, and after 300 by `rome` 68 %.",
     ),
     Choice(
         "hundreds of facts, weights unchanged",
         "serac",
-        "After 300 edits the model generates 100 % of them. The network has to be trained first: kg-edit serac train.",
+        "After 300 edits by `serac` the model generates the new object of 100 % of the edits that were asked. "
+        "`kg-edit serac train` has to train the classifier and the second model of `serac` first.",
     ),
     Choice(
         "nothing else may change",
         "grace",
-        "It leaves 100 % of the unrelated answers of zsRE as they are, and makes 91 % of the edits. It reaches 0 % of "
-        "the paraphrases.",
+        "In 100 edits of zsRE, `grace` leaves 100 % of the unrelated answers as they are. The edited model generates "
+        "91 % of the new objects after the prompts of the edits, but 0 % after paraphrases.",
     ),
     Choice(
         "nothing trained, nothing computed",
         "ike",
-        "Without demonstrations it makes 97 % of 100 edits. Only the answers to prompts that name an edited subject "
-        "change.",
+        "With the fact in the prompt, and no demonstrations, the model generates the new object of 97 % of 100 facts. "
+        "`ike` changes only the answers to prompts that name an edited subject.",
     ),
 )
 
@@ -202,11 +207,8 @@ def _family_section(name: str, rows: list[dict[str, str]]) -> str:
     sentences = []
     links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
     if links:
-        sentences.append(f"See {', '.join(links)}.")
-    facts = [_SHARED[column, cell] for column, cell in shared.items()]
-    if facts:
-        facts[0] = facts[0].replace("They", "Methods of this family", 1)  # the next ones refer back to it
-        sentences += facts
+        sentences.append(f"These pages explain the methods: {', '.join(links)}.")
+    sentences += [_SHARED[column, cell] for column, cell in shared.items()]
 
     columns = [column for column in HEADER if column not in (*shared, "family", "paper")]
     cells = []

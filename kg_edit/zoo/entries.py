@@ -5,7 +5,7 @@ from kg_edit.registry import CommandEntry, MethodEntry, PatchEntry
 METHODS = (
     MethodEntry(
         "adalora",
-        "LoRA with more rank for the weights that matter most (PEFT)",
+        "LoRA that gives more rank to the weights that matter most, by PEFT",
         paper="Zhang et al., ICLR 2023, arXiv 2303.10512",
         target="kg_edit.zoo.fine_tuning.adalora:AdaLora",
         family="low-rank",
@@ -13,7 +13,7 @@ METHODS = (
     ),
     MethodEntry(
         "calinet",
-        "a small MLP is added to that of one layer, and trained on many facts together",
+        "add a small MLP to the MLP of one layer, and train it on many facts together",
         paper="Dong et al., Findings of EMNLP 2022, arXiv 2210.03329",
         target="kg_edit.zoo.calinet.method:Calinet",
         family="adapter",
@@ -22,7 +22,7 @@ METHODS = (
     ),
     MethodEntry(
         "comeba",
-        "MEMIT's batches one after the other, behind a gate that is to open at tokens near the edited keys",
+        "MEMIT, whose update acts only at tokens where it changes the output unusually much",
         paper="Li et al., EMNLP 2024, arXiv 2403.05330",
         target="kg_edit.zoo.comeba.method:Comeba",
         family="joint",
@@ -31,7 +31,7 @@ METHODS = (
     ),
     MethodEntry(
         "defer",
-        "a trained gate chooses at each token between one layer and a second one: a baseline of GRACE",
+        "a baseline of GRACE: at each token a trained gate chooses between one layer and a second, trained layer",
         paper="Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline, after SERAC)",
         target="kg_edit.zoo.defer.method:Defer",
         family="adapter",
@@ -39,7 +39,7 @@ METHODS = (
     ),
     MethodEntry(
         "definition",
-        "the fact, or an entity's definition, in the prompt; a reference for methods that change the model",
+        "put the fact, or an entity's definition, into the prompt: a reference for methods that change the model",
         paper="Onoe et al., ACL 2023, arXiv 2305.01651",
         target="kg_edit.zoo.in_context.definition:Definition",
         family="in-context",
@@ -48,7 +48,7 @@ METHODS = (
     ),
     MethodEntry(
         "eamet",
-        "mass editing: MEMIT with changes that are as similar to each other as the facts' keys",
+        "MEMIT with values found so that two changes are as similar to each other as the two facts' keys",
         paper="Dai et al., ICLR 2026, arXiv 2505.11876",
         target="kg_edit.zoo.eamet.method:Eamet",
         family="joint",
@@ -56,7 +56,7 @@ METHODS = (
     ),
     MethodEntry(
         "emmet",
-        "mass editing in one layer: one equality constraint for each fact of a batch",
+        "mass editing in one layer, with one equality constraint for each fact of a batch",
         paper="Gupta et al., EMNLP Findings 2024, arXiv 2403.14236",
         target="kg_edit.zoo.emmet.method:Emmet",
         family="joint",
@@ -66,7 +66,7 @@ METHODS = (
     ),
     MethodEntry(
         "ext-sub",
-        "a LoRA on the new targets minus a LoRA on the old ones, except their common part (PEFT)",
+        "a LoRA trained on the new targets minus what only a LoRA trained on the old targets has, by PEFT",
         paper="Hu et al., AAAI 2024, arXiv 2308.08090",
         target="kg_edit.zoo.ext_sub.method:ExtSub",
         family="low-rank",
@@ -82,7 +82,7 @@ METHODS = (
     ),
     MethodEntry(
         "ft-augmented",
-        "fine-tune some down-projections on all edits, in contexts, and hold the answers about other subjects",
+        "fine-tune some down-projections on all edits, with a penalty on changed answers about other subjects",
         paper="Gangadhar and Stratos, Findings of ACL 2024, arXiv 2402.11078",
         target="kg_edit.zoo.fine_tuning.ft_augmented:FtAugmented",
         family="fine-tuning",
@@ -90,7 +90,7 @@ METHODS = (
     ),
     MethodEntry(
         "ft-ewc",
-        "fine-tune one down-projection; weights that matter for the model's own text change less",
+        "fine-tune one down-projection; a penalty lets the weights that matter for the model's own text change less",
         paper="Kirkpatrick et al., PNAS 2017, arXiv 1612.00796",
         target="kg_edit.zoo.fine_tuning.ft_ewc:FtEwc",
         family="fine-tuning",
@@ -106,7 +106,7 @@ METHODS = (
     ),
     MethodEntry(
         "grace",
-        "a codebook replaces one layer's output, only for the prompt and very similar ones",
+        "a codebook replaces one layer's output for the prompt of the edit and very similar prompts only",
         paper="Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031",
         target="kg_edit.zoo.grace.method:Grace",
         family="codebook",
@@ -116,7 +116,7 @@ METHODS = (
     ),
     MethodEntry(
         "ike",
-        "the new fact in the prompt, after demonstrations of how to use one",
+        "put the new fact into the prompt, after demonstrations of how to use such a fact",
         paper="Zheng et al., EMNLP 2023, arXiv 2305.12740",
         target="kg_edit.zoo.in_context.ike:Ike",
         family="in-context",
@@ -149,7 +149,7 @@ METHODS = (
     ),
     MethodEntry(
         "lora",
-        "train low-rank changes of the attention's projections on the target (PEFT)",
+        "train low-rank changes of the attention's projections on the target, by PEFT",
         paper="Hu et al., ICLR 2022, arXiv 2106.09685",
         target="kg_edit.zoo.fine_tuning.lora:Lora",
         family="low-rank",
@@ -165,7 +165,7 @@ METHODS = (
     ),
     MethodEntry(
         "mello",
-        "the model answers a question in steps; each is checked against the nearest edited fact",
+        "the model answers a question in steps, and checks each step against the nearest edited fact",
         paper="Zhong et al., EMNLP 2023, arXiv 2305.14795",
         target="kg_edit.zoo.mello.method:Mello",
         family="in-context",
@@ -174,7 +174,7 @@ METHODS = (
     ),
     MethodEntry(
         "melo",
-        "each edit trains a block of a LoRA at one layer; prompts near to its own use the block",
+        "each edit trains a block of a LoRA at one layer; prompts near the prompt of the edit use this block",
         paper="Yu et al., AAAI 2024, arXiv 2312.11795",
         target="kg_edit.zoo.melo.method:Melo",
         family="adapter",
@@ -184,7 +184,7 @@ METHODS = (
     ),
     MethodEntry(
         "memoe",
-        "experts are added to one frozen layer, routed by the names in a text, trained on a batch",
+        "add experts to one frozen layer, and train them on a batch; the names in a text choose the experts",
         paper="Wang and Li 2024, arXiv 2405.19086",
         target="kg_edit.zoo.memoe.method:Memoe",
         family="adapter",
@@ -193,7 +193,7 @@ METHODS = (
     ),
     MethodEntry(
         "memoir",
-        "each edit trains its own columns of a memory that is added to one layer; similar prompts use them",
+        "each edit trains its own columns of a memory that is added to one layer; similar prompts use these columns",
         paper="Wang et al., NeurIPS 2025, arXiv 2506.07899",
         target="kg_edit.zoo.memoir.method:Memoir",
         family="adapter",
@@ -201,7 +201,7 @@ METHODS = (
     ),
     MethodEntry(
         "memory",
-        "attention over slots replaces one layer's output, for every text: a baseline of GRACE",
+        "a baseline of GRACE: attention over trained slots replaces one layer's output for every text",
         paper="Hartvigsen et al., NeurIPS 2023, arXiv 2211.11031 (a baseline)",
         target="kg_edit.zoo.memory.method:Memory",
         family="adapter",
@@ -209,7 +209,7 @@ METHODS = (
     ),
     MethodEntry(
         "memprompt",
-        "a growing memory of clarifications; the one of the most similar question is put before a prompt",
+        "put the clarification of the most similar earlier question before the prompt",
         paper="Madaan et al., EMNLP 2022, arXiv 2201.06009",
         target="kg_edit.zoo.in_context.memprompt:MemPrompt",
         family="in-context",
@@ -218,7 +218,7 @@ METHODS = (
     ),
     MethodEntry(
         "mend",
-        "a trained network turns an edit's gradient into its update",
+        "a trained network turns the gradient of an edit into an update of the weights",
         paper="Mitchell et al., ICLR 2022, arXiv 2110.11309",
         target="kg_edit.zoo.mend.method:Mend",
         family="hypernetwork",
@@ -226,7 +226,7 @@ METHODS = (
     ),
     MethodEntry(
         "pmet",
-        "mass editing: MEMIT with values of the MLP alone, found beside a change of the attention",
+        "MEMIT that finds changes of the MLP's and the attention's output together, and writes the MLP's alone",
         paper="Li et al., AAAI 2024, arXiv 2308.08742",
         target="kg_edit.zoo.pmet.method:Pmet",
         family="joint",
@@ -235,7 +235,7 @@ METHODS = (
     ),
     MethodEntry(
         "popularity-retrieval",
-        "the fact in the prompt for unpopular subjects only, the model's own knowledge for the others",
+        "put the fact into the prompt for unpopular subjects only, and let the model answer by itself for the others",
         paper="Mallen et al., ACL 2023, arXiv 2212.10511",
         target="kg_edit.zoo.in_context.popularity:PopularityRetrieval",
         family="in-context",
@@ -244,7 +244,7 @@ METHODS = (
     ),
     MethodEntry(
         "rag",
-        "retrieval: a memory of facts; the one that a prompt finds by BM25 or embeddings is put before it",
+        "retrieval: find the edited fact that matches a prompt best, by BM25 or embeddings, and insert it",
         paper="SCR: ECNU-Text-Computing/Revisiting-Parameter-Based-Knowledge-Editing, 2026",
         target="kg_edit.zoo.in_context.rag:Rag",
         family="in-context",
@@ -254,7 +254,7 @@ METHODS = (
     ),
     MethodEntry(
         "restrained-emmet",
-        "EMMET with bounds on an update: off the weight's main directions, few elements, small singular values",
+        "EMMET with optional bounds on an update: its directions, the number of its elements, its singular values",
         paper="SPHERE, arXiv 2510.01172; RECT, arXiv 2401.04700; PRUNE, arXiv 2405.16821",
         target="kg_edit.zoo.restrained.method:RestrainedEmmet",
         family="joint",
@@ -264,7 +264,7 @@ METHODS = (
     ),
     MethodEntry(
         "restrained-memit",
-        "MEMIT with bounds on an update: off the weight's main directions, few elements, small singular values",
+        "MEMIT with optional bounds on an update: its directions, the number of its elements, its singular values",
         paper="SPHERE, arXiv 2510.01172; RECT, arXiv 2401.04700; PRUNE, arXiv 2405.16821",
         target="kg_edit.zoo.restrained.method:RestrainedMemit",
         family="joint",
@@ -274,14 +274,14 @@ METHODS = (
     ),
     MethodEntry(
         "restrained-rome",
-        "ROME with bounds on an update: off the weight's main directions, few elements, small singular values",
+        "ROME with optional bounds on an update: its directions, the number of its elements, its singular values",
         paper="SPHERE, arXiv 2510.01172; RECT, arXiv 2401.04700; PRUNE, arXiv 2405.16821",
         target="kg_edit.zoo.restrained.method:RestrainedRome",
         family="rank-one",
     ),
     MethodEntry(
         "rledit",
-        "MALMEN's network, trained on sequences of edits whose updates stay in the weights",
+        "MALMEN's network, but trained on sequences of edits whose updates stay in the weights",
         paper="Li et al., ICML 2025, arXiv 2502.05759",
         target="kg_edit.zoo.rledit.method:RLEdit",
         family="hypernetwork",
@@ -289,7 +289,7 @@ METHODS = (
     ),
     MethodEntry(
         "serac",
-        "a trained classifier sends prompts in the scope of an edit to a counterfactual model",
+        "a trained classifier sends the prompts that an edit concerns to a second, counterfactual model",
         paper="Mitchell et al., ICML 2022, arXiv 2206.06520",
         target="kg_edit.zoo.serac.method:Serac",
         family="in-context",
@@ -298,7 +298,7 @@ METHODS = (
     ),
     MethodEntry(
         "t-patcher",
-        "one more neuron in the last MLP for each wrong token, trained to be inactive for other text",
+        "for each wrong token, train one more neuron of the last MLP, which stays inactive for other text",
         paper="Huang et al., ICLR 2023, arXiv 2301.09785",
         target="kg_edit.zoo.t_patcher.method:TPatcher",
         family="adapter",
@@ -306,7 +306,7 @@ METHODS = (
     ),
     MethodEntry(
         "ultraedit",
-        "gradients, normalised by running statistics and written by least squares: no training, no subject",
+        "write normalised gradients by least squares, without a trained network and without the subject's name",
         paper="Gu et al., TMLR 2026, arXiv 2505.14679",
         target="kg_edit.zoo.ultraedit.method:UltraEdit",
         family="gradient",
@@ -315,7 +315,7 @@ METHODS = (
     ),
     MethodEntry(
         "wise",
-        "side memories of one layer, in shards that are merged; a text uses the one that changes it most, or none",
+        "train side memories of one layer; a text uses the side memory that changes it most, or none",
         paper="Wang et al., NeurIPS 2024, arXiv 2405.14768",
         target="kg_edit.zoo.wise.method:Wise",
         family="adapter",
