@@ -66,15 +66,15 @@ OWN_PAGES = (  # the methods with a page in docs/methods/
 )
 # What all methods of a family have in common, by (column, cell), as a sentence.
 _SHARED = {
-    ("changes", "weights"): "These methods change weights.",
-    ("changes", "adapter"): "These methods change the output of a layer.",
-    ("changes", "prompt"): "These methods change the prompt.",
+    ("changes", "weights"): "Patches of this family change weights.",
+    ("changes", "adapter"): "Patches of this family change the output of a layer.",
+    ("changes", "prompt"): "Patches of this family change the prompt.",
     ("batch", "together"): "The edits of one call are computed together.",
     ("batch", "sequence"): "The edits of one call are made in sequence, one after the other.",
     ("remove", "exact"): "An edit can be removed exactly, without computing the other edits again.",
     ("remove", "recomputed"): "If one edit is removed, the other edits are computed again.",
-    ("graph", "yes"): "These methods need a knowledge graph.",
-    ("graph", "no"): "These methods need no knowledge graph.",
+    ("graph", "yes"): "A knowledge graph is needed.",
+    ("graph", "no"): "No knowledge graph is needed.",
 }
 _CHOICES_HEAD = """## Which one to take
 
@@ -96,8 +96,8 @@ CHOICES = (
         "one fact, or a few",
         "rome --preset fast",
         "Each of 100 facts was edited alone by `rome`. The edited model generates the new object of 97 % of these "
-        "facts, and prefers it to the old object after all but one of 200 paraphrases. It prefers the right object after "
-        "75 % of the prompts about other subjects; the unedited model after 77 %.",
+        "facts, and prefers it to the old object after all but one of 200 paraphrases. After 75 % of the prompts about "
+        "other subjects it still prefers the right object. The unedited model does so after 77 %.",
     ),
     Choice(
         "what follows from one fact",
@@ -207,7 +207,7 @@ def _family_section(name: str, rows: list[dict[str, str]]) -> str:
     sentences = []
     links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
     if links:
-        sentences.append(f"These pages explain the methods: {', '.join(links)}.")
+        sentences.append(f"For the equations and papers, see {', '.join(links)}.")
     sentences += [_SHARED[column, cell] for column, cell in shared.items()]
 
     columns = [column for column in HEADER if column not in (*shared, "family", "paper")]
