@@ -111,12 +111,12 @@ CHOICES = (
         "hundreds of facts, in the weights",
         "alphaedit --preset fast",
         "After 300 edits by `alphaedit`, made one after the other in one model, the model generates the new object "
-        "of 94 % of the edits that were asked. After 300 edits by `memit` it is 95 %, and after 300 by `rome` 68 %.",
+        "of 94 % of the hundred edits that were scored. After `memit` it is 95 %, and after `rome` 68 %.",
     ),
     Choice(
         "hundreds of facts, weights unchanged",
         "serac",
-        "After 300 edits by `serac` the model generates the new object of 100 % of the edits that were asked. "
+        "After 300 edits by `serac` the model generates the new object of 100 % of the hundred scored edits. "
         "`kg-edit serac train` has to train the classifier and the second model of `serac` first.",
     ),
     Choice(

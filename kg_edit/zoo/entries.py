@@ -226,7 +226,7 @@ METHODS = (
     ),
     MethodEntry(
         "pmet",
-        "MEMIT that finds changes of the MLP's and the attention's output together, and writes the MLP's alone",
+        "MEMIT that finds changes of the MLP's and the attention's output, and writes only the change of the MLP",
         paper="Li et al., AAAI 2024, arXiv 2308.08742",
         target="kg_edit.zoo.pmet.method:Pmet",
         family="joint",
