@@ -71,8 +71,8 @@ _SHARED = {
     ("changes", "prompt"): "Patches of this family change the prompt.",
     ("batch", "together"): "The edits of one call are computed together.",
     ("batch", "sequence"): "The edits of one call are made in sequence, one after the other.",
-    ("remove", "exact"): "An edit can be removed exactly, without computing the other edits again.",
-    ("remove", "recomputed"): "If one edit is removed, the other edits are computed again.",
+    ("remove", "exact"): "An edit can be removed from a ledger exactly, without computing the other edits again.",
+    ("remove", "recomputed"): "If one edit is removed from a ledger, the other edits are computed again.",
     ("graph", "yes"): "A knowledge graph is needed.",
     ("graph", "no"): "No knowledge graph is needed.",
 }
@@ -207,7 +207,7 @@ def _family_section(name: str, rows: list[dict[str, str]]) -> str:
     sentences = []
     links = [f"[{title}]({page}.md)" for page, title in PAGES.get(name, {}).items()]
     if links:
-        sentences.append(f"For the equations and papers, see {', '.join(links)}.")
+        sentences.append(f"See {', '.join(links)}.")
     sentences += [_SHARED[column, cell] for column, cell in shared.items()]
 
     columns = [column for column in HEADER if column not in (*shared, "family", "paper")]

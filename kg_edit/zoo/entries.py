@@ -209,7 +209,7 @@ METHODS = (
     ),
     MethodEntry(
         "memprompt",
-        "put the clarification of the most similar earlier question before the prompt",
+        "put the fact of the edit whose prompt is most similar before a prompt, as a clarification",
         paper="Madaan et al., EMNLP 2022, arXiv 2201.06009",
         target="kg_edit.zoo.in_context.memprompt:MemPrompt",
         family="in-context",
