@@ -111,7 +111,8 @@ CHOICES = (
         "hundreds of facts, in the weights",
         "alphaedit --preset fast",
         "After 300 edits by `alphaedit`, made one after the other in one model, the model generates the new object "
-        "of 94 % of the hundred edits that were scored. After `memit` it is 95 %, and after `rome` 68 %.",
+        "of 94 % of the hundred edits that were scored. After `memit` it is 95 %, and after `rome` 68 %, of another "
+        "hundred of the 300 edits.",
     ),
     Choice(
         "hundreds of facts, weights unchanged",
