@@ -1,4 +1,4 @@
-"""Make the pictures of docs/gallery.md again: each command is run, and what it wrote is photographed in Chromium.
+"""Make the pictures of docs/gallery.md and of the README again: each command is run, and what it wrote is photographed in Chromium.
 
 PYTHONPATH=. python docs/_site/pictures.py --work pictures/
 
@@ -27,7 +27,8 @@ from PIL import Image
 from tests.wikidata_cache.chromium import Chromium, Page, running
 
 ROOT = Path(__file__).resolve().parents[2]
-GALLERY = ROOT / "docs" / "pictures" / "gallery"
+PICTURES = ROOT / "docs" / "pictures"  # those of the README
+GALLERY = PICTURES / "gallery"
 LARGEST = 100_000  # bytes of a picture
 COLOURS = 64
 PATIENCE = 900  # seconds for an edit
@@ -67,7 +68,7 @@ def run_commands(work: Path) -> None:
             subprocess.run([sys.executable, "-m", "kg_edit", *words], cwd=work, check=True)  # noqa: S603 - our own words
 
 
-def photograph(page: Page, name: str, element: str, height: float = 1000) -> None:
+def photograph(page: Page, name: str, element: str, height: float = 1000, folder: Path = GALLERY) -> None:
     """Write the picture of an element of a page, given as JavaScript, down to at most this height."""
     box = page.value(
         f"(b => [b.left + scrollX, b.top + scrollY, b.width, b.height])({element}.getBoundingClientRect())"
@@ -75,24 +76,26 @@ def photograph(page: Page, name: str, element: str, height: float = 1000) -> Non
     clip = {"x": box[0], "y": box[1], "width": box[2], "height": min(box[3], height), "scale": SHARPNESS}
     shot = page.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
     picture = Image.open(io.BytesIO(base64.b64decode(shot["data"])))
-    file = GALLERY / f"{name}.png"
+    file = folder / f"{name}.png"
     picture.convert("RGB").quantize(COLOURS).save(file, optimize=True)
     size = file.stat().st_size
     if size > LARGEST:
         raise SystemExit(f"{file}: {size} bytes, expected at most {LARGEST}")
 
 
-def opened(browser: Chromium, place: Path | str, width: int) -> Page:
-    """Open a file or an address in a light window of this width."""
+def opened(browser: Chromium, place: Path | str, width: int, scheme: str = "light") -> Page:
+    """Open a file or an address in a window of this width, in the light or the dark scheme."""
     page = browser.opened(place)
-    page.show(width)
+    page.show(width, scheme)
     return page
 
 
 def photograph_files(browser: Chromium, work: Path) -> None:
     """Photograph the report, a trace, and the chart of growth."""
     report = opened(browser, work / "demo" / "report.html", 1100)
-    photograph(report, "report", "document.body", height=640)
+    photograph(report, "report", "document.body", height=640, folder=PICTURES)
+    dark_report = opened(browser, work / "demo" / "report.html", 1100, scheme="dark")
+    photograph(dark_report, "report-dark", "document.body", height=640, folder=PICTURES)
     photograph(report, "before-after", f"{FIRST_EDIT}.querySelector('table.probes')")
     photograph(report, "loss", f"{FIRST_EDIT}.querySelector('svg.chart').parentElement")
     for name, file in (("trace", work / "locate" / "heatmap.svg"), ("growth", ROOT / "docs" / "growth.svg")):
@@ -156,7 +159,10 @@ def photograph_served_page(browser: Chromium, work: Path) -> None:
         page.call("Page.reload")
         page.until("document.getElementById('about')?.textContent.includes('rome')")
         try_edit(page, *tower)  # the first one has measured C, so this one shows the time of an edit
-        photograph(page, "page", "document.querySelector('main')")
+        photograph(page, "page", "document.querySelector('main')", folder=PICTURES)
+        page.show(1180, "dark")
+        photograph(page, "page-dark", "document.querySelector('main')", folder=PICTURES)
+        page.show(1180)
         add = "document.getElementById('add-edit').click()"
         page.value(add)
         wait(page, "document.querySelectorAll('#entries tbody tr').length === 1")
