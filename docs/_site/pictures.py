@@ -1,4 +1,6 @@
-"""Make the pictures of docs/gallery.md and of the README again: each command is run, and what it wrote is photographed in Chromium.
+"""Make the pictures of docs/gallery.md and of the README again.
+
+Each command is run, and what it wrote is photographed in Chromium:
 
 PYTHONPATH=. python docs/_site/pictures.py --work pictures/
 
