@@ -81,10 +81,11 @@ class ServedModels:
         loaded = self._loaded.get(str(name))
         if loaded is not None:
             return loaded.patch
+        known = [served.name for served in self.listed()]
         named = _EVENT.fullmatch(str(name))
-        if self.ledger and named and named["ledger"] == self.ledger_name:
+        if self.ledger and named and name in known:
             return self.ledger.at(int(named["event"])).patch
-        names = ", ".join(repr(served.name) for served in self.listed())
+        names = ", ".join(map(repr, known))
         raise UnknownNameError(f"unknown model {name!r}; this server has only {names}")
 
     def load(self, name: str, path: str, *, replace: bool = False) -> None:
