@@ -38,9 +38,12 @@ def test_every_section_runs_without_a_card(tmp_path: Path) -> None:
         assert row["section"] != "descent" or row["share_of_limit"] > 0
         assert row["section"] not in methods or row["GB_planned"] > 0
         if row["section"] in profiles:
-            assert row["groups"]["matrix products"]["kernels"] > 0 and len(row["groups"]) == 5
+            assert len(row["groups"]) == 5
             assert (row["section"] in edited) != (row.get("steps") == 5 and row["note"].startswith("5 steps: "))
             assert sum(group["ms"] for group in row["groups"].values()) > 0.5 * row["device_ms"] > 0
+    # The five largest groups are shown: in some profile of so small a model, the products are among them.
+    products = [row["groups"]["matrix products"] for row in rows if "matrix products" in row.get("groups", {})]
+    assert products and all(group["kernels"] > 0 for group in products)
     assert run.stdout.splitlines()[-len(rows) :] == out.read_text().splitlines()
 
 

@@ -81,8 +81,11 @@ def losses_and_gradient(target: Objective, at: Tensor) -> tuple[Losses, Tensor]:
     return losses, gradient
 
 
-def assert_alike(fast: Objective, plain: Objective, at: Tensor, *, tolerance: float = 1e-5) -> Losses:
-    """Compare the losses and the gradients of two objectives; return the losses."""
+def assert_alike(fast: Objective, plain: Objective, at: Tensor, *, tolerance: float = 1e-4) -> Losses:
+    """Compare the losses and the gradients of two objectives; return the losses.
+
+    How far float32 gradients may differ depends on the processor: up to 4e-5 was seen.
+    """
     (losses, gradient), (plain_losses, plain_gradient) = (losses_and_gradient(way, at) for way in (fast, plain))
     for name in TERMS:
         torch.testing.assert_close(getattr(losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)

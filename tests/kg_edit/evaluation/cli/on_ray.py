@@ -1,6 +1,7 @@
 """Run as a program: an evaluation on a local Ray cluster of two workers, one of them killed under way.
 
-Arguments: the options of the evaluation as JSON, the output folder, and whether to kill. Prints the number of workers.
+Arguments: the options of the evaluation as JSON, the output folder, and "kill", "leave", or "alone" for the same
+evaluation without Ray, whose answers are as long as those of the workers. Prints the number of workers.
 """
 
 from __future__ import annotations
@@ -28,10 +29,14 @@ def kill_one(out: Path, workers: list[int]) -> None:
     os.kill(workers[0], signal.SIGKILL)
 
 
-def main(options: dict[str, Any], out: Path, *, kill: bool) -> None:
+def main(options: dict[str, Any], out: Path, *, way: str) -> None:
     """Evaluate, and print how many workers it took."""
     options |= {"data": Path(options["data"]), "config": EvalConfig(**options["config"])}
     workers: list[int] = []
+    if way == "alone":
+        EvaluateOptions(**options).run(out)
+        return
+    kill = way == "kill"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     killer = threading.Thread(target=kill_one, args=(out, workers), daemon=True)
     if kill:
@@ -43,4 +48,4 @@ def main(options: dict[str, Any], out: Path, *, kill: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]), kill=sys.argv[3] == "kill")
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]), way=sys.argv[3])

@@ -50,23 +50,22 @@ def evaluation(options: dict[str, Any]) -> EvaluateOptions:
     return EvaluateOptions(**{**options, "data": Path(options["data"]), "config": EvalConfig(**options["config"])})
 
 
+def evaluate_apart(options: dict[str, Any], place: Path, out: str, *, way: str) -> str:
+    """Evaluate in a process of its own (`on_ray`), whose answers no fixture shortens; return what it prints."""
+    command = [sys.executable, "-m", "tests.kg_edit.evaluation.cli.on_ray", json.dumps(options), str(place / out), way]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
 @needs_ray
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kill", ["kill", "leave"])
 def test_two_workers_one_of_them_killed_under_way(kill: str, options: dict[str, Any], place: Path) -> None:
-    evaluation(options).run(place / "whole")
-    command = [
-        sys.executable,
-        "-m",
-        "tests.kg_edit.evaluation.cli.on_ray",
-        json.dumps(options),
-        str(place / "out"),
-        kill,
-    ]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    process = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr[-3000:]
-    assert int(process.stdout.split()[-1]) == (3 if kill == "kill" else 2)
+    evaluate_apart(options, place, "whole", way="alone")
+    printed = evaluate_apart(options, place, "out", way=kill)
+    assert int(printed.split()[-1]) == (3 if kill == "kill" else 2)
     out, whole = results_of(place / "out"), results_of(place / "whole")
     assert out == whole
 

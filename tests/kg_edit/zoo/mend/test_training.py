@@ -206,7 +206,10 @@ def test_training_that_diverges_late_ends_with_the_best_network(
     assert "after 3 steps the loss is not finite" in caplog.text and "the network of step 2" in caplog.text
     monkeypatch.undo()
     best = manifest_of(tmp_path / "short", steps=2, learning_rate=1e-3, rate_learning_rate=0.01)
-    assert best.validations == manifest.validations and not (tmp_path / CHECKPOINT).exists()
+    assert [validation.step for validation in best.validations] == [0, 2]
+    for short, long in zip(best.validations, manifest.validations, strict=True):
+        assert short.total == pytest.approx(long.total, rel=1e-6)  # some processors add in another order
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 @pytest.mark.slow
