@@ -81,11 +81,8 @@ def losses_and_gradient(target: Objective, at: Tensor) -> tuple[Losses, Tensor]:
     return losses, gradient
 
 
-def assert_alike(fast: Objective, plain: Objective, at: Tensor, *, tolerance: float = 1e-4) -> Losses:
-    """Compare the losses and the gradients of two objectives; return the losses.
-
-    How far float32 gradients may differ depends on the processor: up to 4e-5 was seen.
-    """
+def assert_alike(fast: Objective, plain: Objective, at: Tensor, *, tolerance: float = 1e-5) -> Losses:
+    """Compare the losses and the gradients of two objectives; return the losses."""
     (losses, gradient), (plain_losses, plain_gradient) = (losses_and_gradient(way, at) for way in (fast, plain))
     for name in TERMS:
         torch.testing.assert_close(getattr(losses, name), getattr(plain_losses, name), rtol=1e-5, atol=1e-5)
@@ -105,7 +102,8 @@ def test_fast_forward_equals_plain(family: str, bos: bool) -> None:
         assert (tensor - expected).norm() <= 1e-5 * expected.norm(), name
     # The recurrent blocks of Qwen3.5 compute in float32, whatever the model's dtype, and their sums differ with the
     # padding. With every float32 of their code replaced by float64, the gradients differ by 2e-14.
-    tolerance = 1e-4 if family == "qwen3_5_text" else 1e-5
+    # opt-350m, which normalises after its blocks, differs by 4e-5 on some processors.
+    tolerance = 1e-4 if family in ("qwen3_5_text", "opt-350m") else 1e-5
     assert_alike(fast, plain, change(model, len(EDITS)), tolerance=tolerance)
 
 
