@@ -31,16 +31,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from languages import LANGUAGES, SETTINGS, UNEDITED, Lines, number_cells
+from languages import LANGUAGES, UNEDITED, Lines, make_editor, number_cells
 from tables import RESULTS, ROOT, Number, Results, model_name
 
 from kg_edit.cli.console import friendly
 from kg_edit.edits.edit import Edit, Question
 from kg_edit.errors import KgEditError
 from kg_edit.evaluation.statistics import estimates
-from kg_edit.graphs.source import open_named
 from kg_edit.languages import fill, fit_template, forms_of, named_facts, names_in
-from kg_edit.methods import EditingMethod, find_method
 from kg_edit.methods.composed_facts import composed_fact
 from kg_edit.models.first_token import line_break_before
 from kg_edit.models.language_model import LanguageModel
@@ -253,17 +251,6 @@ def ask_second(model: LanguageModel, move: Move, language: str) -> list[dict[str
     return choose(model, asked)
 
 
-def make_editor(name: str, model: LanguageModel, graph: Path, language: str) -> EditingMethod:
-    """Return a method; the graph has the labels of a language."""
-    method = find_method(name)
-    source = None
-    if method.needs_graph:
-        source = open_named([str(graph)], language=language)
-    if name in SETTINGS:
-        return method.on(model, preset="fast", settings=SETTINGS[name])
-    return method.on(model, graph=source)
-
-
 def measure(model: LanguageModel, options: argparse.Namespace, lines: Lines) -> None:
     """Make the edits that ``lines`` lacks, and ask each language."""
     planned = moves()[: options.limit]
@@ -281,7 +268,9 @@ def measure(model: LanguageModel, options: argparse.Namespace, lines: Lines) -> 
                     if key in lines.by_key:
                         continue
                     start = time.perf_counter()
-                    patch = make_editor(method, model, graph, language).edit([edit_of(move, language)])
+                    patch = make_editor(method, model, str(graph), language, preset="fast").edit(
+                        [edit_of(move, language)]
+                    )
                     seconds = time.perf_counter() - start
                     with patch.applied(model) as edited:
                         scores = {code: ask(edited, move, code) for code in LANGUAGES}

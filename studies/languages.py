@@ -268,14 +268,12 @@ class Lines:
             out.write(json.dumps(self.by_key[key], ensure_ascii=False) + "\n")
 
 
-def make_editor(name: str, model: LanguageModel, language: str, *, preset: str) -> EditingMethod:
+def make_editor(name: str, model: LanguageModel, graph: str, language: str, *, preset: str) -> EditingMethod:
     """Return a method; a graph that it needs has the labels of a language. ``preset`` is that of rome and memit."""
     method = find_method(name)
-    graph = None
-    if method.needs_graph:
-        graph = open_named(GRAPH, language=language)
     if name not in SETTINGS:
-        return method.on(model, graph=graph)
+        source = open_named([graph], language=language) if method.needs_graph else None
+        return method.on(model, graph=source)
     return method.on(model, preset=preset, settings=SETTINGS[name])
 
 
@@ -295,7 +293,7 @@ def measure(model: LanguageModel, options: argparse.Namespace, lines: Lines) -> 
             key = f"{method}|{'+'.join(written)}|{number}"
             if key in lines.by_key:
                 continue
-            editor = make_editor(method, model, written[0], preset=options.preset)
+            editor = make_editor(method, model, GRAPH, written[0], preset=options.preset)
             start = time.perf_counter()
             patch = editor.edit([edit_of(facts[code][number], code) for code in written])
             seconds = time.perf_counter() - start

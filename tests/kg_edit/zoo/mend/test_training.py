@@ -208,7 +208,8 @@ def test_training_that_diverges_late_ends_with_the_best_network(
     best = manifest_of(tmp_path / "short", steps=2, learning_rate=1e-3, rate_learning_rate=0.01)
     assert [validation.step for validation in best.validations] == [0, 2]
     for short, long in zip(best.validations, manifest.validations, strict=True):
-        assert short.total == pytest.approx(long.total, rel=1e-6)  # some processors add in another order
+        # Not equal on every processor: the last digits of a float32 sum were seen to differ.
+        assert short.model_dump() == pytest.approx(long.model_dump(), rel=1e-6, abs=1e-7)
     assert not (tmp_path / CHECKPOINT).exists()
 
 
