@@ -75,7 +75,7 @@ class ValueConfig(MethodConfig):
     )
     descent_dtype: DescentDtype = Field(
         "model",
-        description="bfloat16: descend on a copy in bfloat16, faster on processors that compute in it",
+        description="bfloat16: descend on a copy in bfloat16, on processors that compute in it",
     )
 
     @property

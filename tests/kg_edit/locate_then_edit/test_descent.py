@@ -204,6 +204,12 @@ def test_best_pass_counts_if_the_change_without_noise_is_much_worse() -> None:
 # The copy in bfloat16
 
 
+@pytest.fixture
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kg_edit.locate_then_edit.descent.computes_in_bfloat16", lambda: True)
+
+
+@pytest.mark.usefixtures("in_bfloat16")
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_rough_copy_is_the_model_cast_and_the_model_is_unchanged(family: str) -> None:
     model = tiny(family)
@@ -225,6 +231,7 @@ def test_rough_copy_is_the_model_cast_and_the_model_is_unchanged(family: str) ->
     assert same_weights(model, before)
 
 
+@pytest.mark.usefixtures("in_bfloat16")
 def test_a_model_in_bfloat16_or_with_an_adapter_is_not_copied() -> None:
     """A hook of GRACE or MELO looks for the prompts' ends in the model that it was made for."""
     model = tiny("llama")
@@ -233,3 +240,10 @@ def test_a_model_in_bfloat16_or_with_an_adapter_is_not_copied() -> None:
         assert descent_model(model, "bfloat16") is model
     rough = replace(model, model=deepcopy(model.model).to(torch.bfloat16))
     assert descent_model(rough, "bfloat16") is rough
+
+
+def test_without_products_in_bfloat16_the_descent_runs_on_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a copy takes many times as long as the model, so "fast" would be the slowest preset."""
+    monkeypatch.setattr("kg_edit.locate_then_edit.descent.computes_in_bfloat16", lambda: False)
+    model = tiny("llama")
+    assert descent_model(model, "bfloat16") is model

@@ -430,8 +430,9 @@ ROUGH = [
 
 
 @pytest.mark.parametrize("name", marked(ROUGH))
-def test_descent_in_bfloat16_writes_in_float32(name: str) -> None:
+def test_descent_in_bfloat16_writes_in_float32(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the descent is in bfloat16: the keys are the model's own, and the values nearly so."""
+    monkeypatch.setattr("kg_edit.locate_then_edit.descent.computes_in_bfloat16", lambda: True)
     model = tiny("llama")
     weights = weights_of(model)
     exact, rough = (method(name, model, descent_dtype=dtype).edit([EDIT]) for dtype in ("model", "bfloat16"))

@@ -8,7 +8,6 @@ import pytest
 
 from kg_edit.edits.files import read_edits
 from kg_edit.methods.rome.method import Rome
-from kg_edit.models.devices import computes_in_bfloat16
 from kg_edit.models.language_model import LanguageModel
 from kg_edit.scoring.generation import ask
 
@@ -18,9 +17,7 @@ LONG = Path(__file__).parents[4] / "bench" / "long_targets.jsonl"
 @pytest.mark.slow
 def test_preset_long_makes_the_model_generate_a_whole_sentence(smollm2: LanguageModel) -> None:
     edits = [edit for edit in read_edits(LONG).edits if edit.id in ("19 tokens-3", "19 tokens-6")]
-    settings = {}
-    if computes_in_bfloat16():  # elsewhere bfloat16 is many times slower than float32
-        settings["descent_dtype"] = "bfloat16"
+    settings = {"descent_dtype": "bfloat16"}
     texts = {}
     for preset in ("default", "long"):
         patches = Rome.on(smollm2, preset=preset, settings=settings).edit_each(edits)

@@ -87,8 +87,9 @@ def test_each_change_has_its_own_limit_and_penalty() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["model", "bfloat16"])
-def test_only_the_mlps_value_is_written(dtype: str) -> None:
+def test_only_the_mlps_value_is_written(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last layer's MLP then has v* in the bare prompt; the attention's change lowers the loss of the descent."""
+    monkeypatch.setattr("kg_edit.locate_then_edit.descent.computes_in_bfloat16", lambda: True)
     model = tiny("llama")
     method = joint("pmet", model, contexts=BARE, layers=[1], mom2_weight=1e-6, hold=0.0, descent_dtype=dtype)
     patch = method.edit(EDITS)
