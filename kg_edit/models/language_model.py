@@ -504,7 +504,7 @@ def _check_finite(model: PreTrainedModel, name: str) -> None:
 
 
 def _use_quick_kernels(model: PreTrainedModel) -> None:
-    """Let quicker kernels compute what they compute alike: oneDNN's on AMD's processors, PyTorch's fused on CUDA."""
+    """Let quicker kernels compute what they compute alike: oneDNN's on new AMD processors, PyTorch's fused on CUDA."""
     if takes_onednn():
         use_onednn(model)
     if any(parameter.is_cuda for parameter in model.parameters()):

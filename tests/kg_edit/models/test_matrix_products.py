@@ -92,10 +92,19 @@ def test_model_keeps_its_weights_and_its_logits(family: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("vendor", "wanted"), [("AuthenticAMD", True), ("GenuineIntel", False), (None, False)])
+@pytest.mark.parametrize(
+    ("vendor", "avx512", "wanted"),
+    [
+        ("AuthenticAMD", True, True),
+        ("AuthenticAMD", False, False),
+        ("GenuineIntel", True, False),
+        (None, True, False),
+    ],
+)
 def test_processor_decides(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str | None, *, wanted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vendor: str | None, *, avx512: bool, wanted: bool
 ) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"avx512_f": avx512})
     monkeypatch.setattr(devices, "_CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr("platform.system", lambda: "Linux")
     if vendor:
