@@ -40,20 +40,21 @@ CEILINGS = {
 log = logging.getLogger("studies.tables")
 INTRODUCTION = """# Measurements
 
-This page has the tables of most methods, with means only. `studies/tables.py` generates this page.
-[Metrics](metrics.md) explains the columns, and [results](results.md) and [benchmarks](benchmarks.md) explain the
-tables. Unless a table says otherwise, these things hold:
+This page has three tables that compare most of the methods. The cells are means, without intervals.
+[Metrics](metrics.md) explains the columns, and [results](results.md) discusses the main methods. `studies/tables.py`
+generates this page. The measurements of all three tables have this in common:
 
-- The model is SmolLM2-135M-Instruct in float32, on two cores.
-- Each method edits its default layers. ROME and GLAME edit layer 6.
-- The covariance C is measured on text that the model wrote (`--corpus self`).
-- Closed forms have `remember=0`: they do not keep the keys of earlier edits.
+- The edited model is SmolLM2-135M-Instruct in float32, on two CPU cores.
+- Each method edits its default layers. For ROME and GLAME this is layer 6.
+- Methods that need the covariance C of the keys measure it on text that SmolLM2 itself wrote (`--corpus self`).
+- Closed-form methods run with `remember=0`, so an edit does not protect the keys of earlier edits.
 
-These CSV files have the 95 % intervals, more columns and rows, and all other tables:
+The following CSV files have the 95 % intervals of these tables, further columns and rows, and all other tables of this
+project:
 
 {files}
 
-[tables.toml](../results/tables.toml) names the tables of the CSV files.
+[tables.toml](../results/tables.toml) lists the tables of each CSV file, with their captions.
 """
 
 
