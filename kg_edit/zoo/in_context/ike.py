@@ -159,8 +159,8 @@ class Ike(PromptMethod):
             return read_demonstrations(config.demonstrations, config.encoder)
         if config.count and config.source is None:
             log.warning(
-                "ike has no file of demonstrations, so the other edits of the patch are its examples, and a single "
-                "edit has none; give a file of facts (--set demonstrations=FILE), or set source=patch if this is meant"
+                "ike shows the model the other edits of the patch as examples, so a single edit has none; "
+                "--set demonstrations=FILE takes the examples from a file of facts"
             )
         return None
 
