@@ -175,7 +175,8 @@ def write_results(done: dict[str, dict[str, float]], options: argparse.Namespace
     model = model_name(options.model)
     for (method, size), rows in groups.items():
         about = {"table": "audit", "data": "CounterFactPlus", "n": str(len(rows)), "model": model}
-        row = {**about, "method": method, "settings": f"{size} edit" + ("s" if size != "1" else "")}
+        plural = "" if size == "1" else "s"
+        row = {**about, "method": method, "settings": f"{model}, {size} edit{plural}"}
         for metric, estimate in estimates(rows, names=list(rows[0]), seed=0).items():
             ends = (estimate.mean, estimate.ci95_low, estimate.ci95_high)
             mean, low, high = ("" if value is None else f"{value:.2f}" for value in ends)

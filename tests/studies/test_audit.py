@@ -23,7 +23,7 @@ def test_audits_of_own_merges(script: Script, tmp_path: Path, monkeypatch: pytes
     assert lines.count("\n") == 1 + 2 * 2
     with (tmp_path / "results" / "methods.csv").open(newline="") as file:
         found = {
-            (row["method"], row["settings"], row["metric"]): row["mean"]
+            (row["method"], row["settings"].rpartition(", ")[2], row["metric"]): row["mean"]
             for row in csv.DictReader(file)
             if row["table"] == "audit" and row["model"] != "SmolLM2-135M"
         }
