@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from kg_common.ids import is_item, is_property
-from kg_edit.errors import ConfigError, EditError, Fault, faults_of
+from kg_edit.errors import ConfigError, EditError, Fault, describe, faults_of
 from kg_edit.writing_systems import whole
 
 
@@ -104,7 +104,11 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, *unnamed: object, **fields: Any) -> None:
+        if unnamed:
+            required = [f"{name}=…" for name, field in type(self).model_fields.items() if field.is_required()]
+            call = f"{type(self).__name__}({', '.join(required)})"
+            raise EditError([Fault("", f"found {describe(unnamed[0])} without a name; give fields by name: {call}")])
         try:
             super().__init__(**fields)
         except ValidationError as error:

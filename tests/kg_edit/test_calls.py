@@ -174,6 +174,10 @@ WRONG: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda _: Glame.on(tiny("llama"), graph=[("a", "r", "b")]),
         "found a list; expected a graph",
     ),
+    "an edit without names": (
+        lambda _: Edit("LeBron James", "{} plays for", "Lakers"),  # type: ignore[misc,call-arg]
+        r"'LeBron James' without a name; give fields by name: Edit\(subject=…, prompt=…, target_new=…\)",
+    ),
     "an edit without a place for the subject": (
         lambda _: Edit(subject="x", prompt="who is y", target_new="z"),
         "field prompt: 'who is y' has no {}",
