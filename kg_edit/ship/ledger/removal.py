@@ -22,6 +22,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from kg_common.progress import Bar
 from kg_common.terminal import number_of
 from kg_edit.errors import ConfigError, PatchError, PatchMismatchError
 from kg_edit.graphs.source import SubgraphSource, open_named
@@ -234,7 +235,9 @@ def compute_remaining(
     """
     current = dict(patches)  # of each step, with the removals so far
     changed = dict[int, Patch | None]()
-    for step in steps:
+    first = min(position.step for position in removed)  # the steps before it stay as they are
+    later_steps = [step for step in steps if step.number >= first]
+    for step in Bar(later_steps, title="removing", unit="step", leave=False, delay=1.0):
         number = step.number
         patch = patches[number]
         own = {position.id for position in removed if position.step == number}

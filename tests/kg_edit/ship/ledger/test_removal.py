@@ -88,6 +88,20 @@ def test_remove_recomputes_only_later_steps(tmp_path: Path) -> None:
     assert same(ledger.patch, on_tiny("rome", model).edit(edits[2:4]) + alone)
 
 
+def test_remove_says_how_many_steps_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each step has one edit, as those that `kg-edit serve` adds, so their own progress says little."""
+    monkeypatch.setattr("kg_common.progress._LINE_S", 1e-6)
+    model = tiny("llama")
+    ledger = Ledger.open(tmp_path / "ledger")
+    for edit in edits_of(4):
+        ledger.make(on_tiny("rome", model), [edit], force=True)
+    with caplog.at_level("INFO", "kg_common.progress"):
+        ledger.remove(["e1"], model=model)
+    assert "removing: 2 of 3 steps, about" in caplog.text
+
+
 @pytest.mark.slow
 def test_records_of_edits_are_of_the_active_patches(tmp_path: Path) -> None:
     model, edits = tiny("llama"), edits_of(6)
