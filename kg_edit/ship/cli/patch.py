@@ -245,7 +245,8 @@ def edit(
 ) -> None:
     """Make the edits of a file on the model as edited by a ledger, and add them to the ledger.
 
-    The edits that the ledger had are asked again, and those that held before and no longer do are named.
+    The prompts of the new edits are asked, and edits whose target the model does not generate are named, as by
+    `kg-edit edit`. The edits that the ledger had are asked again, and those that held before and no longer do are named.
 
     Examples:
 
@@ -279,10 +280,11 @@ def edit(
     before = opened.patch
     number = opened.make(editor, usable, force=force)
     _show_added(opened, [number])
+    _say_made(opened, number, editor.model)
     _say_lost(opened, earlier, before, editor.model)
     for repeat, first in repeats:
         say(f"{repeat} repeats {first} exactly, and was made once")
-    say(f"whether they succeed: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
+    say(f"their other prompts: kg-edit patch check {quote(str(ledger))} --model {quote(model)}")
     warn_of_edits_without_facts(editor)
     for problem in file.problems:
         typer.echo(f"skipped: {problem}", err=True)
@@ -365,6 +367,28 @@ def _show_added(ledger: Ledger, numbers: Sequence[int]) -> None:
         methods = ", ".join(sorted({entry.method for entry in new}))
         say(f"{ledger.folder}: step {number}, {number_of(len(new), 'edit')} of {methods}")
         show_conflicts([conflict for conflict in conflicts if conflict.second.position.step == number])
+
+
+def _say_made(ledger: Ledger, number: int, model: LanguageModel) -> None:
+    """Print after how many edits of step ``number`` the model generates the target, and what it generates instead."""
+    from kg_edit.reports.advice import NAMED
+    from kg_edit.ship.ledger.check import check as check_entries
+
+    new = [entry for entry in ledger.active if entry.position.step == number]
+    with ledger.patch.applied(model) as edited:
+        checked = check_entries(edited, new, ("rewrite",), progress=True)
+    cases = []
+    for edit in checked:
+        wrong = [answer for answer in edit.answers if not answer.success]
+        if wrong:
+            text = f"{wrong[0].prompt!r}: target {wrong[0].target!r}, generated {wrong[0].text!r}"
+            cases.append(f"{edit.entry.name} ({text})")
+    verdict = f"{len(checked) - len(cases)} of {len(checked)} edits succeeded"
+    if cases:
+        verdict += f"; {len(cases)} failed: {'; '.join(cases[:NAMED])}"
+    if len(cases) > NAMED:
+        verdict += f"; and {len(cases) - NAMED} more"
+    say(verdict)
 
 
 def _say_lost(ledger: Ledger, entries: Sequence[Entry], before: Patch, model: LanguageModel) -> None:

@@ -404,6 +404,23 @@ def test_edits_are_made_on_a_ledger_and_removed(kg_edit: Run, place: Path, tiny_
     assert [record["edit"]["id"] for record in Ledger.open(place / "ledger").patch.edits] == ["france"]
 
 
+@pytest.mark.parametrize(("generated", "count"), [("Rome.", "1 of 1"), ("Oslo", "0 of 1")])
+def test_edit_says_whether_it_succeeded(
+    generated: str, count: str, kg_edit: Run, place: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the target is more likely than the old one, but not generated, as `kg-edit edit` counts."""
+    reading = Reading(text=generated, nats=1.0, success=generated == "Rome.", right=True)
+    monkeypatch.setattr("kg_edit.reports.probes.read", lambda _, probes, **__: (reading,) * len(probes))
+    (place / "edits.jsonl").write_bytes(rows({**GOOD, "id": "one", "target_new": "Rome"}))
+    quick = ("--method", "ft-m", "--model", tiny_folder, "--layer", 1, "--set", "steps=1", "--force")
+    result = kg_edit("patch", "edit", "ledger", "edits.jsonl", *quick)
+    assert result.code == 0, result.err
+    assert f"{count} edits succeeded" in result.out
+    assert (f"1 failed: one ('{GOOD['prompt'].replace('{}', GOOD['subject'])}': target" in result.out) == (
+        count == "0 of 1"
+    )
+
+
 def test_removal_names_the_edits_that_no_longer_hold(kg_edit: Run, place: Path, tiny_folder: Path) -> None:
     """A random change turns a preference of the tiny model round, so the edit that needs it is lost without it."""
     kept = HEAT.model_copy(update={"id": "kept", "target_new": "Rome", "target_true": "Oslo"})
