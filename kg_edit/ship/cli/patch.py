@@ -246,7 +246,8 @@ def edit(
     """Make the edits of a file on the model as edited by a ledger, and add them to the ledger.
 
     The prompts of the new edits are asked, and edits whose target the model does not generate are named, as by
-    `kg-edit edit`. The edits that the ledger had are asked again, and those that held before and no longer do are named.
+    `kg-edit edit`. The edits that the ledger had are asked again, and those that held before and no longer do are
+    named.
 
     Examples:
 

@@ -81,9 +81,9 @@ def check(
     """Ask the edited model the prompts of all edits again.
 
     An edit succeeds if the whole new target is more likely than the old one after its prompt; where the old one is not
-    known, and with `--server`, if the model generates the new one (greedy decoding). The exit code is 1 if an edit
-    fails, or if two edits set different targets for one fact. If the server needs an API key, set the environment
-    variable `KG_EDIT_SERVER_KEY`.
+    known, and with `--server`, if the model generates the new one (greedy decoding). If two edits set different targets
+    for one fact, the earlier one does not succeed: it is superseded. The exit code is 1 if an edit fails or is
+    superseded. If the server needs an API key, set the environment variable `KG_EDIT_SERVER_KEY`.
 
     Examples:
 
@@ -232,14 +232,19 @@ def _show(
         _say_paraphrases(checked)
     show_conflicts(rivals)
 
-    good = [edit for edit in checked if not edit.failures(kinds)]
+    superseded = {rival.first.position: rival for rival in rivals}  # by the last edit of the same fact
+    good = [edit for edit in checked if not edit.failures(kinds) and edit.entry.position not in superseded]
     verdict = f"{len(good)} of {len(checked)} edits succeed"
     if url:
         verdict = f"{url}: {verdict}{_note_line_breaks(checked)}"
     else:
         verdict += f" (the target is {_describe_success(checked)}){_describe_generated(checked, good)}"
     if rivals:
-        verdict += f"; {number_of(len(rivals), 'contradiction')}"
+        cases = [f"{rival.first.name} by {rival.second.name}" for rival in superseded.values()]
+        named = ", ".join(cases[:_NAMED])
+        if len(cases) > _NAMED:
+            named += f" and {len(cases) - _NAMED} more"
+        verdict += f"; {len(cases)} superseded ({named}); {number_of(len(rivals), 'contradiction')}"
     say(verdict)
 
 

@@ -279,8 +279,9 @@ def test_check_fails_if_active_edits_contradict(
     assert paraphrases.startswith("after 2 of 2 paraphrases the target is more likely than the old one;")
     assert paraphrases.endswith("generated after 1")
     assert conflict.startswith("conflict: heat and rival edit one fact to 'Miami Heat' and to 'Paris'")
-    assert verdict.endswith(
-        "(the target is more likely than the old one); it is generated in 1 of them; 1 contradiction"
+    assert verdict == (
+        "2 of 3 edits succeed (the target is more likely than the old one); it is generated in 0 of them; "
+        "1 superseded (heat by rival); 1 contradiction"
     )
     kg_edit("patch", "remove", "ledger", "rival")
     result = kg_edit("patch", "check", "ledger")
