@@ -27,6 +27,15 @@ _LAST = (CHAT, COVARIANCE, CHECKS, LOGGING, MACHINE)
 class HelpPageCommand(TyperCommand):
     """A command whose help has panels of two columns."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments; refuse a name with one dash, which click would read as options of one letter each."""
+        names = [name for parameter in self.get_params(ctx) for name in parameter.opts]
+        for typed in args:
+            if f"-{typed}" in names:
+                ctx.fail(f"No such option: {typed}; did you mean -{typed}?")
+        parsed: list[str] = super().parse_args(ctx, args)
+        return parsed
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the page at once; click's formatter stays empty."""
         from rich.markdown import Markdown

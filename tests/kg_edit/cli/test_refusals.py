@@ -202,6 +202,7 @@ def test_bad_patch_is_refused(patch: str, message: str, kg_edit: Run, place: Pat
         (("edit", "edits.jsonl"), "Missing option '--out'"),
         (("edit", "--out", "out"), "Missing argument 'EDITS'"),
         (("edit", "edits.jsonl", "--out", "out", "--metod", "rome"), "No such option: --metod"),
+        (("edit", "edits.jsonl", "-out", "out"), "No such option: -out; did you mean --out?"),
         (("edt",), "No such command 'edt'"),
         (("generate", "x", "--tokens", "0"), "Invalid value for '--tokens': found '0'; expected at least 1"),
         (("evaluate", "--limit", "four"), "Invalid value for '--limit': found 'four'; expected a whole number"),
