@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,13 @@ from kg_edit.edits.edit import Edit
 from kg_edit.edits.files import write_edits
 from kg_edit.methods.rome.method import Rome
 from kg_edit.models.language_model import LanguageModel
+from kg_edit.reports.advice import EDITS, FAILED
 from kg_edit.reports.edit_run import run_edits
-from kg_edit.reports.finished_run import REPORT, note_inputs, read_finished
+from kg_edit.reports.finished_run import LOCALITY, LOSSES, PAGE, REPORT, note_inputs, read_finished
+from kg_edit.reports.retry import ALONE
+from kg_edit.reports.rows import RECORDS
 from kg_edit.reports.verdict import VERDICT
+from kg_edit.storage.run_folder import PATCH
 from tests.kg_edit.methods.test_methods import EDIT
 
 INPUTS = {"code": "1", "method": "rome"}
@@ -58,3 +63,10 @@ def test_finished_run_is_read_as_it_was_returned(smollm2: LanguageModel, tmp_pat
     (out / VERDICT).write_text(report)
     (out / REPORT).unlink()
     assert read_finished(out, [PARAPHRASED], INPUTS) is None, "it is not finished"
+
+
+def test_the_page_names_every_file_of_a_run() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "runs.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `([\w.*-]+)` \|", page.split("\n**Edits that fail.**")[0], re.MULTILINE)
+    written = {PATCH, RECORDS, LOCALITY, LOSSES, ALONE, FAILED, EDITS, VERDICT, REPORT, PAGE}
+    assert set(named) == written | {"run.json", "layer.json", "subgraph-*.svg"}
