@@ -148,7 +148,7 @@ class Ike(PromptMethod):
             read_demonstrations(config.demonstrations, config.encoder)
 
     def prepare(self) -> None:
-        """Read the demonstrations, or log a warning that there are none."""
+        """Read the demonstrations, or log where examples come from without them."""
         self.config.check_source()
         _ = self._training_facts
 
@@ -158,9 +158,9 @@ class Ike(PromptMethod):
         if config.demonstrations:
             return read_demonstrations(config.demonstrations, config.encoder)
         if config.count and config.source is None:
-            log.warning(
-                "ike shows the model the other edits of the patch as examples, so a single edit has none; "
-                "--set demonstrations=FILE takes the examples from a file of facts"
+            log.info(
+                "ike takes its examples from the other edits of the patch, and does without them for a single edit; "
+                "--set demonstrations=FILE takes them from a file of facts"
             )
         return None
 

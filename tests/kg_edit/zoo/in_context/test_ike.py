@@ -170,12 +170,15 @@ def test_paper_preset_inserts_the_fact_before_every_prompt(training: Path) -> No
     assert patch.without(["1"]).prompt_transform("The Thames flows") == "The Thames flows"
 
 
-def test_missing_demonstrations_are_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_demonstrations_are_one_note(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no warning: examples from the patch are the default."""
+    caplog.set_level("INFO", "kg_edit.zoo.in_context.ike")
     method = ike()
     method.edit([EDIT])
     method.edit([OTHER])
-    (warning,) = caplog.records
-    assert "--set demonstrations=FILE" in warning.getMessage()
+    (note,) = caplog.records
+    assert note.levelname == "INFO"
+    assert "--set demonstrations=FILE" in note.getMessage()
     caplog.clear()
     patch_of(EDIT, source="patch")
     patch_of(EDIT, count=0)
