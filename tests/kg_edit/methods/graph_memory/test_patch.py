@@ -8,6 +8,7 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
+from kg_edit.edits.edit import Edit, Question
 from kg_edit.engine.prefix_store import KnowsStarts
 from kg_edit.errors import PatchError
 from kg_edit.methods.graph_memory.method import GraphMemory
@@ -16,7 +17,8 @@ from kg_edit.models.language_model import LanguageModel
 from kg_edit.patches.base import Patch
 from kg_edit.patches.container import write_patch
 from kg_edit.patches.walks import find_walks
-from kg_edit.scoring.generation import continuations
+from kg_edit.reports.probes import before_and_after
+from kg_edit.scoring.generation import ask, continuations
 from kg_edit.ship.export.layout import ModuleLayout
 from kg_edit.ship.export.peft_adapter import write_peft
 from tests.kg_edit.methods.graph_memory.toy import BULGARIA, SONY, memory
@@ -136,3 +138,25 @@ def test_second_hop_is_right_by_the_graph_and_wrong_by_a_wrong_one(smollm2: Lang
             (answers[name],) = continuations(edited, [prompt], limits=[5])
     assert answers["right"].strip().startswith("Ankara")
     assert not answers["wrong"].strip().startswith("Ankara")
+
+
+@pytest.mark.slow
+def test_report_and_generate_answer_a_question_as_the_tutorial_says(smollm2: LanguageModel) -> None:
+    """The report puts the question into a form, which changes the answer."""
+    page = (Path(__file__).resolve().parents[4] / "docs" / "tutorials" / "private-graph.md").read_text(encoding="utf-8")
+    asked = "The residence of the leader of Project Heron is"
+    assert f'"{asked}" is *Voss*, but `generate` continues this text with *Ingrid Solberg*' in " ".join(page.split())
+    edit = Edit(
+        subject="Project Heron",
+        prompt="The leader of {} is",
+        relation="leader",
+        target_new="Ingrid Solberg",
+        portability=(Question(question=asked, answer="Voss"),),
+    )
+    graph = nx.MultiDiGraph([("Ingrid Solberg", "Voss", {"label": "residence"})])
+    patch = GraphMemory.on(smollm2, graph=graph).edit([edit])
+    _, in_report = before_and_after(smollm2, patch, edit)
+    assert in_report.edited.text.startswith("Voss")
+    with patch.applied(smollm2) as edited:
+        assert ask(edited, asked).startswith("Ingrid Solberg")
+        assert ask(edited, f"Question: {asked}\nAnswer:").startswith("Voss")
