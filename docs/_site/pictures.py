@@ -76,6 +76,7 @@ def photograph(page: Page, name: str, element: str, height: float = 1000, folder
         f"(b => [b.left + scrollX, b.top + scrollY, b.width, b.height])({element}.getBoundingClientRect())"
     )
     clip = {"x": box[0], "y": box[1], "width": box[2], "height": min(box[3], height), "scale": SHARPNESS}
+    page.call("Page.bringToFront")  # a tab behind another one is not painted
     shot = page.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
     picture = Image.open(io.BytesIO(base64.b64decode(shot["data"])))
     file = folder / f"{name}.png"
