@@ -250,31 +250,35 @@ CLAIM_COLUMNS = ("claim", "theirs", "ours", "difference [95 %]", "measured", "ve
 _MEASURED = CLAIM_COLUMNS.index("measured")
 CLAIMS_INTRODUCTION = """# The claims of the papers
 
-Each row of the tables has one claim of a paper, what the paper found, what was measured here, and a verdict. The
-numbers are percentages. The rows are made from [claims.toml](../results/claims.toml) and the [CSV
-files](../results/tables.toml).
+Each row of the tables has one claim of a paper, what the paper found (*theirs*), what was measured here (*ours*), and a
+verdict. The numbers are percentages, and differences are percentage points. `python studies/tables.py` makes this page
+from [claims.toml](../results/claims.toml) and the [CSV files](../results/tables.toml).
 
-SmolLM2-135M was measured unless the column *measured* names another model. The papers measured other models, most of
+The model is SmolLM2-135M unless the column *measured* names another model. The papers measured other models, most of
 them larger. So a claim is reproduced if a difference has the claimed sign, whatever its size. The column *measured*
-names the table in the CSV files, and the metric. n is the number of records, 100 unless another number is given; of two
-compared rows it is that of the first. An empty cell has the content of the cell above it.
+names the table in the CSV files, and the metric. The column *ours* names the compared rows of that table, each with its
+score. In the column *theirs*, a number without a name belongs to the method that the claim names first. The number of
+records is n. It is 100 unless another number is given, and for two compared rows it is that of the first row. An empty
+cell has the content of the cell above it.
 
-These are the verdicts: {counts}. They mean:
+The page has these verdicts: {counts}. They mean:
 
 - **reproduced**: the difference has the claimed sign, and its 95 % interval excludes 0. If the claim is that two
   numbers are equal, the interval lies within 5 points of 0. If the claim is that a level is reached, the interval lies
   above a bound that is 5 points below the level.
-- **direction**: the result is as for *reproduced*, but the measurement differs from the paper's. The brackets name
-  what differs.
+- **direction**: the result is as for *reproduced*, but the measurement differs from the paper's. The brackets name what
+  differs.
 - **contradicted**: the interval lies below half of the smallest difference that the paper found, or below 0 if the
-  paper gives no difference. If the claim is an equality or a level, the interval lies wholly outside of the 5 points.
-- **not seen**: the interval decides nothing. *Needs 13, theirs 2.5* means that only a difference of 13 points or more
-  would be seen here, with 80 % power, while the paper found 2.5 points.
-- **not run**: the claim is listed below the table, with the cost of measuring it in hours of one processor thread.
+  paper gives no difference. If the claim is that two numbers are equal or that a level is reached, the interval lies
+  wholly outside the margin of 5 points.
+- **not seen**: the interval supports neither the claim nor its opposite. *Needs 13, theirs 2.5* means that only a
+  difference of 13 points or more would be seen here, with 80 % power, while the paper found 2.5 points.
+- **not run**: the claim was not measured. It is listed below the table, with the cost of measuring it in hours of one
+  processor thread.
 
-The interval of a difference is computed as if the two rows were independent: from the interval of each row, or from
-share and n if a row has no interval. The interval is mostly too wide if both rows have the same records, and too narrow
-if the edits share a model. No interval is corrected for the number of claims.
+The interval of a difference is computed as if the two rows were independent. It comes from the interval of each row, or
+from share and n if a row has no interval. The interval is mostly too wide if both rows have the same records, and too
+narrow if all edits are made in one model. No interval is corrected for the number of claims.
 """
 
 
