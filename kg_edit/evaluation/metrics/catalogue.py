@@ -31,13 +31,14 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     "editing_score": RunMetric(
         where=ESTIMATED,
         formula="Harmonic mean of the data set's means of efficacy.prob, paraphrase.prob, neighborhood.prob and, if "
-        "it has questions, portability.greedy; 0 where one is 0. Not the mean of the records' harmonic means.",
+        "it has questions, portability.greedy. It is 0 if one of them is 0, and is not the mean of the records' "
+        "harmonic means.",
         source='"Score" of ROME and MEMIT (Meng et al. 2022), with portability as in GLAME (Zhang et al. 2024).',
     ),
     **{
         f"{group}.perplexity": RunMetric(
             where=ESTIMATED,
-            formula="exp of the mean over records of the group's nll.",
+            formula="exp of the mean over records of the metric .nll of the same group.",
             source="Onoe et al. 2023 (ECBD), whose program takes the same mean over sentences before exp.",
             values="1 to ∞",
             better="lower",
@@ -47,24 +48,25 @@ RUN_METRICS: Mapping[str, RunMetric] = {
     "general.perplexity": RunMetric(
         where="kg_edit.scoring.perplexity.perplexity",
         formula="exp of the mean of -log p(token | those before it in its window) on the first 4,096 tokens of a text. "
-        "Windows of 512 tokens start every 256, only the first with BOS; a token is scored once, in the "
-        "first window that holds it.",
-        source="Strided evaluation as usual for WikiText-2 (Merity et al. 2017).",
+        "Windows of 512 tokens start every 256 tokens, and only the first starts with BOS. A token is scored "
+        "once, in the first window that holds it.",
+        source="Strided evaluation, as is usual for WikiText-2 (Merity et al. 2017).",
         values="1 to ∞",
         better="lower",
     ),
     "portability.judge": RunMetric(
         where="kg_edit.evaluation.judge.judge_run",
-        formula="Share of a record's questions whose greedy answer a language model calls right, mean over records; "
-        "multihop.judge, hops.judge and recall.judge likewise. A reply other than yes or no counts as no.",
-        source="LLM as a judge, as in Yang et al. 2025 (WILD); the prompt is this project's. Verdicts and replies are "
+        formula="Share of a record's questions whose greedy answer a language model calls right, mean over records. "
+        "multihop.judge, hops.judge and recall.judge do the same for their groups. A reply other than yes or no counts "
+        "as no.",
+        source="LLM as a judge, as in Yang et al. 2025 (WILD), with this project's prompt. Verdicts and replies are "
         "saved, because a judge's model may change.",
     ),
     "retention.TRR": RunMetric(
         where=_RETENTION,
         formula="After t edits: the share of the first 1,000 unrelated prompts of a test file (`--retention`) whose "
         "greedy answer contains a right name as whole words.",
-        source=f"Test retention rate: {_GRACE}, there the F1 of the answer's tokens.",
+        source=f"Test retention rate: {_GRACE}, which computes it as the F1 of the answer's tokens.",
     ),
     "retention.ERR": RunMetric(
         where=_RETENTION,
@@ -81,13 +83,13 @@ RUN_METRICS: Mapping[str, RunMetric] = {
         where=_RETENTION,
         formula="retention.TRR over only the test prompts that the unedited model answers correctly. A WikiBio file "
         "has no rate, only the perplexity of its accurate sentences.",
-        source=f"Accurate retention rate: {_GRACE}, there for sentences that were accurate before.",
+        source=f"Accurate retention rate: {_GRACE}, over sentences that were accurate before the edits.",
     ),
     **{
         f"retention.{rate}.perplexity": RunMetric(
             where=_RETENTION,
             formula=f"exp of the mean, over the prompts of retention.{rate}, of -log p(answer | prompt) per token.",
-            source=f"The perplexities of the table of {_GRACE}, there the mean of each sentence's perplexity.",
+            source=f"The perplexities of the table of {_GRACE}, which are means of each sentence's perplexity.",
             values="1 to ∞",
             better="lower",
         )
@@ -169,55 +171,65 @@ def find_extras(names: Iterable[str]) -> tuple[str, ...]:
 _HEAD = f"""<!-- Written by `kg-edit metrics --markdown`; to change it, change the code and run the command again. -->
 # Metrics
 
-A metric's name contains its protocol, the way in which the model is asked, because `efficacy.prob` and
-`efficacy.greedy` answer different questions. The main protocol is **greedy** generation up to a natural stop, which is
-what a user of the edited model reads. Published numbers often use teacher forcing (`.teacher_forced`). The model then
-predicts each token from the right tokens before it, which is easier than generation.
+A metric's name contains its protocol, which is the way in which the model is asked. The protocol matters, because
+`efficacy.prob` and `efficacy.greedy` answer different questions. The main protocol is **greedy** generation up to a
+natural stop, because this is what a user of the edited model reads. Published numbers often use teacher forcing
+(`.teacher_forced`), in which the model predicts each token of the answer from the right tokens before it. Teacher
+forcing is easier than generation.
 
-- Values are from 0 to 1 and higher is better, unless the end of the formula says otherwise.
-- Where the edits broke the model, retention rates are 0, and their perplexities are missing.
-- A metric is missing for a record that lacks what the metric needs, such as paraphrases. Means are over the records
-  that have the metric, and the summary has their number (`provenance.counts`). `unchanged`, `same_text` and
-  `next_token_kl` compare with the unedited model, so the unedited model has no such scores.
-- NLL is the mean over the target's tokens of -log p(token | all before), in nats, as in ROME's program. So exp(-NLL) is
-  a **geometric mean** of token probabilities, not the probability of the whole target. One space separates the prompt
-  from the target (none in scripts without spaces, or within a word). Prompt and target are encoded in one piece.
-- Questions are asked as `Question: …`, a new line, `Answer:`. In the few-shot form {len(SHOTS)} answered riddles come
-  before the question, or, in Ripples, two answered questions of the same kind. A probe that is a sentence, not a
+In the formulas, s is the subject of an edit, o is the old object, and o* is the new object.
+
+- Values are from 0 to 1 and higher is better, unless the end of a formula says otherwise.
+- If the edits broke the model, so that its output has infinite values or NaN, the retention rates are 0 and the
+  retention perplexities are missing.
+- A metric is missing for a record that lacks what the metric needs, such as paraphrases. A mean is taken over the
+  records that have the metric, and the summary of a run gives their number (`provenance.counts`). The metrics
+  `unchanged`, `same_text` and `next_token_kl` compare the edited model with the unedited model, so the unedited model
+  has no such scores.
+- The NLL of a target is the mean over its tokens of -log p(token | all tokens before it), in nats, as in ROME's
+  program. So exp(-NLL) is a **geometric mean** of token probabilities, not the probability of the whole target. One
+  space separates the prompt from the target, except in scripts without spaces and within a word. Prompt and target are
+  encoded in one piece.
+- A question is asked as `Question: …`, a new line, and `Answer:`. In the few-shot form {len(SHOTS)} answered riddles
+  come before the question, or, in Ripples, two answered questions of the same kind. A probe that is a sentence, not a
   question, is asked as it is.
-- The model's continuation ends at the end of a line, at the end of the text, or at a limit. (If the target is a
-  paragraph, the continuation may have several lines.) The limit is 24 tokens for an answer, and 40 for an answer with
-  written steps. After an edit's own prompt the continuation has at most 10 tokens (24 in chat form), unless a probe
-  asks this prompt too. The limit is always at least two tokens more than the edit's target has, or than the names that
-  answer a question or a probe have. For a list of names the limit is at most 128 tokens.
+- The model's continuation ends at the end of a line, at the end of the text, or at a limit. If the target is a
+  paragraph, the continuation may have several lines. The limit is 24 tokens for an answer, and 40 tokens for an answer
+  with written steps. The limit after an edit's own prompt is 10 tokens (24 in chat form), unless a probe asks this
+  prompt too. The limit is always at least two tokens more than the longest text that would be right, which is the
+  edit's target or a name that answers the question. For a list of names the limit is at most 128 tokens.
 - Names are compared word by word, in lower case, without accents, signs and articles, so *Rome* is not found in
-  *Romelu*. A name of two or three capital letters is compared with its capitals, so *US* is not the word *us*. (An
-  exact match ignores capitals.) A language code such as *it* for Italian does not count as an alias.
-- The first part of a metric's name is the group of probes, and the last table lists the groups of each data set. GROUP
-  stands for a group of Ripples, and SUB for a sub-category such as `Reasoning`. `kg-edit metrics` prints every name. If
-  the probes of `portability` or `locality` have sub-categories, the metric is first averaged over the probes of each
-  sub-category, and then over the sub-categories.
+  *Romelu*. A name of two or three capital letters is compared with its capitals, so *US* is not the word *us*. A
+  comparison for an exact match ignores capitals, even in such a name. A language code such as *it* for Italian does not
+  count as an alias.
+- The first part of a metric's name is the group of probes that the metric scores. The last table of this page lists the
+  groups of each data set. GROUP stands for a group of Ripples, and SUB for a sub-category such as `Reasoning`. `kg-edit
+  metrics` prints the full name of every metric. If the probes of `portability` or `locality` have sub-categories, the
+  metric is first averaged over the probes of each sub-category, and then over the sub-categories.
 - Where a formula says "1 if" and a record has several edits or probes, the metric is the mean over them.
 - `portability.choice` is missing if the data has fewer than {CHOICES - 1} other answers.
-- `multihop.2_hops.…`, `3_hops` and `4_hops` are the metrics `multihop.…` (without `edit_wise` and `old.nll`) over the
-  records with 2, 3 or 4 facts in the new chain.
+- The metrics `multihop.2_hops.…`, `multihop.3_hops.…` and `multihop.4_hops.…` are the metrics `multihop.…`, restricted
+  to the records whose new chain has 2, 3 or 4 facts. The metrics `multihop.edit_wise` and `multihop.old.nll` have no
+  such restricted form.
 """
 
-_CONVERSATIONS = """`--probes turns,thinking` asks a chat model in its chat template, also if other prompts are plain.
+_CONVERSATIONS = """`--probes turns,thinking` asks a chat model in its chat template, even if other prompts are plain.
 
-- `turns`: after the model's answer the user asks "Are you sure?". The second answer either keeps o*, goes back to o, or
-  gives something else. For the scores `.strict` an answer has to begin with the object, but may repeat the edit's
-  prompt before it. For `.loose` an answer has to contain the object; if it contains both objects, it counts as o.
-- `thinking`: for models whose template has a switch `enable_thinking`, such as Qwen3. A thought is cut after 0, 64 or
-  256 tokens and closed, and then the model answers. With 0 tokens the thought is empty, as the template writes it.
+- The probe `turns` asks the edit's prompt, and after the model's answer the user asks "Are you sure?". The second
+  answer either keeps o*, goes back to o, or gives something else. For the scores `.strict` an answer has to begin with
+  the object, but may repeat the edit's prompt before it. For the scores `.loose` an answer has to contain the object.
+  An answer that contains both objects counts as o.
+- The probe `thinking` is for models whose template has a switch `enable_thinking`, such as Qwen3. The model's thought
+  is cut after 0, 64 or 256 tokens and closed, and then the model answers. With 0 tokens the thought is empty, as the
+  template writes it.
 
-Answers have at most 60 tokens, and `records.jsonl` has the answers and the thoughts. These probes refuse a model
-without a chat template, and `thinking` also refuses a template without the switch.
+Answers have at most 60 tokens, and `records.jsonl` has the answers and the thoughts. Both probes refuse a model without
+a chat template, and `thinking` also refuses a template without the switch.
 
-SmolLM2-135M-Instruct was asked about ten CounterFactPlus facts, edited by `rome` in chat form. For all ten facts the
-first answer had o*. Asked "Are you sure?", the model gave o* again once, never went back to o, and nine times gave
-neither object, but apologised. Ten facts are few, and a larger model may answer otherwise. None of the models that we
-measured has a switch for thinking.
+SmolLM2-135M-Instruct was asked about ten facts of CounterFactPlus, each edited by `rome` in chat form. For all ten
+facts the first answer had o*. Asked "Are you sure?", the model gave o* again for one fact, and apologised without
+naming either object for the other nine. The model never went back to o. Ten facts are few, and a larger model may
+answer otherwise. None of the models that we measured has a switch for thinking.
 """
 
 

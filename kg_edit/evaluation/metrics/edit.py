@@ -236,7 +236,7 @@ PORTABILITY: Mapping[str, Metric] = {
         compute=portability_greedy,
         formula="Share of questions in few-shot form (sentences unchanged) whose greedy continuation, up to its "
         f"natural stop, contains the answer or an alias as whole words. {CATEGORIES}",
-        source="This project; GLAME's is portability.glame_fuzzy.",
+        source="This project. GLAME's own portability score is portability.glame_fuzzy.",
         needs=("portability",),
         asks=(continue_query,),
         asks_case=continue_questions,
@@ -245,7 +245,7 @@ PORTABILITY: Mapping[str, Metric] = {
         compute=portability_teacher_forced,
         formula='Share of the answer\'s tokens that are the arg-max after "Question: …\\nAnswer:" (a sentence is '
         f"unchanged) and the answer's tokens before. {CATEGORIES}",
-        source="EasyEdit (Yao et al. 2023), there without the question form.",
+        source="EasyEdit (Yao et al. 2023), which asks without the question form.",
         needs=("portability",),
         asks=(score_answer,),
         asks_case=score_questions,
@@ -254,7 +254,7 @@ PORTABILITY: Mapping[str, Metric] = {
         compute=portability_nll,
         formula='-log p(answer | "Question: …\\nAnswer:") (a sentence is unchanged), mean over the answer\'s tokens. '
         f"{CATEGORIES}",
-        source="This project: also shows changes that are too small for a share.",
+        source="This project. It also shows changes that are too small to change a share.",
         needs=("portability",),
         asks=(score_answer,),
         asks_case=score_questions,
@@ -266,7 +266,7 @@ PORTABILITY: Mapping[str, Metric] = {
         formula="Share of questions for which only the right one of ten answers a has the highest log p(a | question) "
         '- log p(a | "Answer:"), each a mean over tokens; the nine others are drawn from the other answers of the data '
         "with the run's seed.",
-        source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
+        source="Domain-conditional PMI (Holtzman et al. 2021), here computed per token.",
         needs=("questions",),
         asks_case=score_choices,
     ),

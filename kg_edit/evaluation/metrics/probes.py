@@ -86,7 +86,7 @@ def of_hops(hops: int, compute: Compute) -> Compute:
 
 
 _CONTAINS = "greedy continuation, up to its natural stop, contains the answer or an alias as whole words"
-_OURS = "This project: also shows changes that are too small for exact match."
+_OURS = "This project. It also shows changes that are too small to change a share of right answers."
 _GRACE = "GRACE (Hartvigsen et al. 2023), its table on hallucination"
 _CRITERIA = {
     "RS": "relation specificity (other facts about the subject must not change)",
@@ -180,9 +180,9 @@ _WHOLE: Mapping[str, Metric] = {
     "locality.unchanged": _unchanged("locality"),
     "locality.same_text": Metric(
         compute=over_queries("locality-text", same_text),
-        formula="Share of the locality prompts without an answer after which the first five tokens of the greedy text "
-        "(in chat form its first sentence) are the unedited model's.",
-        source="This project: the verdict unchanged of `kg-edit edit` and `kg-edit diff`.",
+        formula="Of the locality prompts without an answer: the share after which the first five tokens of the greedy "
+        "text (in chat form its first sentence) are the unedited model's.",
+        source="This project. `kg-edit edit` and `kg-edit diff` give the verdict *unchanged* by this metric.",
         needs=("locality-text",),
         asks=(begin_query,),
     ),
@@ -191,7 +191,7 @@ _WHOLE: Mapping[str, Metric] = {
         compute=share_passed("multihop", is_exactly),
         formula="1 if at least one of the three wordings of the question is answered with the new answer or an alias: "
         "the greedy continuation in few-shot form equals it after normalisation.",
-        source="MQuAKE's multi-hop accuracy (Zhong et al. 2023), with this project's four shots instead of 16.",
+        source="MQuAKE's multi-hop accuracy (Zhong et al. 2023), with this project's four examples instead of 16.",
         needs=("multihop",),
         asks=(continue_query,),
     ),
@@ -215,8 +215,8 @@ _WHOLE: Mapping[str, Metric] = {
             formula=f"Share of tests of {about} that pass: any (OR) or all (AND) of the queries have a greedy "
             "continuation that contains each answer, by one of its names, as whole words. A test whose condition "
             "queries the unedited model fails is not counted.",
-            source="RippleEdits (Cohen et al. 2024), which looks for substrings, in the prompt too, and whose table "
-            "has only successful edits.",
+            source="RippleEdits (Cohen et al. 2024), which also finds substrings, even in the prompt, and whose "
+            "table has only successful edits.",
             needs=(f"ripple.{code}",),
             asks=(continue_query,),
             asks_case=continue_conditions,
@@ -227,7 +227,7 @@ _WHOLE: Mapping[str, Metric] = {
     "recall.substring": Metric(
         compute=share_passed("recall", substring),
         formula="Share of questions whose greedy continuation contains an answer as a substring, ignoring case.",
-        source="PopQA's accuracy (Mallen et al. 2023): Rome is found in Romelu.",
+        source="PopQA's accuracy (Mallen et al. 2023), which finds Rome in Romelu.",
         needs=("recall",),
         asks=(continue_query,),
     ),
@@ -235,7 +235,7 @@ _WHOLE: Mapping[str, Metric] = {
         compute=over_categories("inference", most_probable),
         formula="1 if the right label is the most probable of all labels after the beginning of the sentence: the sum "
         "of log p over the label's tokens, without the rest of the sentence.",
-        source="Entity Inferences (Onoe et al. 2023), as their program ranks labels; ties count as wrong.",
+        source="Entity Inferences (Onoe et al. 2023), as their program ranks labels. Ties count as wrong.",
         needs=("inference",),
         asks=(score_answers,),
     ),
@@ -277,14 +277,14 @@ _WHOLE: Mapping[str, Metric] = {
         compute=over_categories("sentiment", prefers_positive),
         formula="Share of pairs of a positive and a negative reply in which the positive one has the lower NLL "
         "per token.",
-        source="This project; KnowEdit and MEND judge ConvSent by a trained classifier.",
+        source="This project. KnowEdit and MEND judge ConvSent by a trained classifier.",
         needs=("sentiment",),
         asks=(score_answers,),
     ),
     "hallucination.true.perplexity": Metric(
         compute=over_queries("hallucination", perplexity),
         formula="exp of the mean over its tokens of -log p(true sentence | the passage before it).",
-        source=f"{_GRACE}: ERR.",
+        source=f"{_GRACE}, where it is called ERR.",
         needs=("hallucination",),
         asks=(score_answer,),
         values="1 to ∞",
@@ -293,7 +293,7 @@ _WHOLE: Mapping[str, Metric] = {
     "hallucination.own.perplexity": Metric(
         compute=over_rivals("hallucination", rival_perplexity),
         formula="As hallucination.true.perplexity, for the hallucinated sentence, which an edit should make unlikely.",
-        source="This project, after SelfCheckGPT's sentences (Manakul et al. 2023).",
+        source="This project, with SelfCheckGPT's sentences (Manakul et al. 2023).",
         needs=("hallucination",),
         asks=(score_answers,),
         values="1 to ∞",
@@ -309,7 +309,7 @@ _WHOLE: Mapping[str, Metric] = {
     "accurate.perplexity": Metric(
         compute=over_queries("accurate", perplexity),
         formula="As hallucination.true.perplexity, mean over the record's accurate sentences.",
-        source=f"{_GRACE}: ARR, there a mean over all sentences of a run.",
+        source=f"{_GRACE}, where ARR is a mean over all sentences of a run.",
         needs=("accurate",),
         asks=(score_answer,),
         values="1 to ∞",
@@ -319,7 +319,7 @@ _WHOLE: Mapping[str, Metric] = {
         compute=over_rivals("multihop", prefers_answer),
         formula='Share of the wordings of the question with NLL(new answer) < NLL(old answer) after "Question: …\\n'
         'Answer:".',
-        source="GLAME's program (Zhang et al. 2024), there after another form of the question.",
+        source="GLAME's program (Zhang et al. 2024), which uses another form of the question.",
         needs=("multihop",),
         asks=(score_answers,),
     ),
@@ -343,7 +343,7 @@ _WHOLE: Mapping[str, Metric] = {
     ),
     "multihop.old.any_of_3": Metric(
         compute=old_answer,
-        formula="As multihop.any_of_3, for the old answer; a name that the new answer has too counts as new.",
+        formula="As multihop.any_of_3, for the old answer. A name that is also a name of the new answer counts as new.",
         source="This project.",
         needs=("multihop",),
         asks=(continue_query,),
@@ -359,18 +359,18 @@ _WHOLE: Mapping[str, Metric] = {
     "multihop.hop_wise": Metric(
         compute=hop_wise,
         formula="1 if multihop.any_of_3 and multihop.instance_wise are both 1.",
-        source="Hop-wise accuracy (Gu et al. 2024, PokeMQA), there for the steps that a model writes out.",
+        source="Hop-wise accuracy of PokeMQA (Gu et al. 2024), which scores the steps that a model writes out.",
         needs=("multihop", "hops"),
         asks=(continue_query,),
     ),
 }
 
-_SAND = "Negation and fact-check probes (arXiv 2510.00625), there with a wording for each relation"
+_SAND = "Negation and fact-check probes of arXiv 2510.00625, which has a wording for each relation"
 TEMPLATE_METRICS: Mapping[str, Metric] = {
     "negation.prob": Metric(
         compute=over_rivals("negation", prefers_answer),
         formula='1 if NLL(o) < NLL(o*) after "It is not true that" and the edit\'s prompt.',
-        source=f"{_SAND}. An edit that only changed which words follow which prefers o* here too.",
+        source=f"{_SAND}. After an edit that only ties o* to the words of the prompt, the model prefers o* here too.",
         needs=("negation",),
         asks=(score_answers,),
     ),
@@ -378,7 +378,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         compute=over_rivals("fact-check", prefers_answer),
         formula='Share of right answers, Yes or No, the one with the lower NLL, to "Is it true that …?" about the new '
         "fact (Yes) and about the old one (No), or to a data set's own questions (HalluEditBench). A model that always "
-        "says the same has 0.5 on such pairs.",
+        "gives the same answer scores 0.5 on such pairs.",
         source=f"{_SAND}.",
         needs=("fact-check",),
         asks=(score_answers,),
@@ -397,7 +397,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
     "reversed.nll": Metric(
         compute=over_queries("reversed", nll),
         formula="-log p of the subject after that question, mean over its tokens.",
-        source="This project; the reversed relation, as in BAKE (Ma et al. 2023).",
+        source="This project. The reversed relation is asked as in BAKE (Ma et al. 2023).",
         needs=("reversed",),
         asks=(score_answer,),
         values="0 to ∞ nats a token",
@@ -406,7 +406,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
     "elsewhere.greedy": Metric(
         compute=share_passed("elsewhere", begins_with),
         formula="Share of neighbours' prompts whose greedy continuation begins with o*, which is not their answer.",
-        source="This project, after EVOKE (Zhang et al. 2025): the new object where it should not be.",
+        source="This project, after EVOKE (Zhang et al. 2025). It finds the new object where it should not be.",
         needs=("elsewhere",),
         asks=(continue_query,),
         better="lower",
@@ -415,7 +415,7 @@ TEMPLATE_METRICS: Mapping[str, Metric] = {
         compute=share_passed("refutation", mentions),
         formula="1 if the greedy text after the edit's prompt, at most 60 tokens of one line, contains the old object "
         "as whole words.",
-        source="Self-refutation (arXiv 2605.28303), there judged by a model.",
+        source="Self-refutation (arXiv 2605.28303), where a model judges the text.",
         needs=("refutation",),
         asks=(continue_at_length,),
         better="lower",

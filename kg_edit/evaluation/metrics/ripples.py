@@ -97,7 +97,7 @@ def _list_cell_metrics(group: str, what: str) -> dict[str, Metric]:
             formula="Share of questions for which only the right one of up to ten objects a of the same relation (with "
             f'an old answer) has the highest log p(a | question) - log p(a | "Answer:"), each a mean over tokens. '
             f"Questions: {what}.",
-            source="Domain-conditional PMI (Holtzman et al. 2021), here per token.",
+            source="Domain-conditional PMI (Holtzman et al. 2021), here computed per token.",
             needs=(group,),
             asks=(score_gains,),
         ),

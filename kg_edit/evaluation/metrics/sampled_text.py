@@ -153,37 +153,39 @@ EXTRAS: Mapping[str, Metric] = {
     FUZZY: Metric(
         compute=_score_fuzzy_matches,
         formula="Share of questions whose sampled text, **the question included**, matches the answer by a partial "
-        "ratio of at least 70. The text is sampled from the 5 likeliest tokens a step, seeded by its prompt, to 100 "
-        f'tokens in all; the question is followed by "{FUZZY_SUFFIX.strip()}".',
-        source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only: "
-        "an answer in the question itself counts as found. The ratio is rapidfuzz's.",
+        "ratio of at least 70. At each step the text is sampled from the 5 likeliest tokens, with a seed from its "
+        f'prompt, up to 100 tokens in all. The question is followed by "{FUZZY_SUFFIX.strip()}".',
+        source="The protocol of GLAME's program (Zhang et al. 2024), for comparison with its published numbers only, "
+        "because an answer in the question itself counts as found. The ratio is computed by rapidfuzz.",
         needs=("portability",),
         asks_case=sample_questions,
     ),
     FLUENCY: Metric(
         compute=_compute_fluency,
-        formula="(2/3 · H2 + 4/3 · H3) / 2, Hn the entropy in bits of a text's n-grams of words, mean over the "
-        "generation prompts. Sampled as for portability.glame_fuzzy; the prompt's tokens are among the 100.",
-        source='"Generation entropy" (GE) of Meng et al. 2022, who write it times 100 and cut words with NLTK; here '
-        "words are runs of letters and digits, other marks are words of their own, so don't is three.",
+        formula="(2/3 · H2 + 4/3 · H3) / 2, mean over the generation prompts, where Hn is the entropy in bits of a "
+        "text's n-grams of words. Texts are sampled as for portability.glame_fuzzy, and the prompt is part of the 100 "
+        "tokens.",
+        source='"Generation entropy" (GE) of Meng et al. 2022, who print it times 100 and find words with NLTK. '
+        "Here words are runs of letters and digits, and each other mark is a word, so don't is three words.",
         needs=("generation",),
         asks_case=sample_texts,
         values="0 to ∞ bits",
     ),
     CONSISTENCY: Metric(
         compute=_compute_consistency,
-        formula="Cosine of the TF-IDF vectors of the sampled texts, joined, and of reference texts about things of "
-        "which o* is true, joined; idf over the references. Sampled as for portability.glame_fuzzy.",
+        formula="Cosine of two TF-IDF vectors: of the joined sampled texts, and of joined reference texts about things "
+        "of which o* is true. The idf is over the references. Texts are sampled as for portability.glame_fuzzy.",
         source='"Reference score" (RS) of Meng et al. 2022, whose idf is over Wikipedia. Missing without references.',
         needs=("generation",),
         asks_case=sample_texts,
     ),
     DIVERGENCE: Metric(
         compute=_compute_next_token_kl,
-        formula=f"KL(p || p') of the next token after a neighbour's prompt, p of the unedited and p' of the edited "
-        f"model, over the {LIKELIEST} tokens that are the likeliest in p, all others as one; mean over the prompts.",
-        source="This project: at most the KL divergence of all tokens, as in MEND's drawdown (Mitchell et al. 2022). "
-        "It sees changes that turn no preference.",
+        formula=f"KL(p || p') of the next token after a neighbour's prompt, mean over the prompts, with p of the "
+        f"unedited and p' of the edited model. All tokens but the {LIKELIEST} that are the likeliest in p count as "
+        "one.",
+        source="This project. It is a lower bound of the KL divergence of all tokens, which MEND's drawdown uses "
+        "(Mitchell et al. 2022). It also shows changes that reverse no preference.",
         needs=("neighborhood",),
         asks_case=predict_next_tokens,
         values="0 to ∞ nats",

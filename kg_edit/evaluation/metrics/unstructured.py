@@ -171,10 +171,10 @@ def _cosine(group: str) -> Metric:
     """Return the similarity in meaning of a generated text and its target."""
     return Metric(
         compute=over_queries(group, hidden_cosine),
-        formula="Cosine of two mean hidden states, of the greedy continuation and of the target: those that the "
-        "unedited model's head reads, over all tokens but the first. It has a narrow range: compare it between "
-        "runs only.",
-        source=f"{_UNKE}, there by the sentence encoder all-MiniLM-L6-v2.",
+        formula="Cosine of two mean hidden states: of the greedy continuation, and of the target. The states are those "
+        "that the unedited model's head reads, averaged over all tokens but the first. The range of this score is "
+        "narrow, so compare it only between runs.",
+        source=f"{_UNKE}, which uses the sentence encoder all-MiniLM-L6-v2.",
         needs=(group,),
         asks=(continue_paragraph,),
         values="-1 to 1",
@@ -187,7 +187,7 @@ def _greedy(group: str, what: str) -> Metric:
     return Metric(
         compute=over_queries(group, mentioned),
         formula=f"Share of {what} whose greedy continuation contains the answer as whole words.",
-        source="This project; hard for an answer that is a sentence.",
+        source="This project. It is hard to match an answer that is a whole sentence.",
         needs=(group,),
         asks=(continue_query,),
     )
